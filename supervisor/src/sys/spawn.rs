@@ -140,8 +140,9 @@ pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
         Program::Script(file) => Program::Script(raise(file.as_fd())?),
         path @ Program::Path(_) => path,
     };
-    let (news, to_news) = pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
-    let to_news = raise(to_news.as_fd())?;
+    let (news, low) = pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
+    let to_news = raise(low.as_fd())?;
+    drop(low);
 
     let mut arguments: Vec<*const libc::c_char> =
         command.arguments.iter().map(|argument| argument.as_ptr()).collect();

@@ -355,7 +355,8 @@ impl Runner {
             self.live(id, event, *action, events);
         }
         let Some(process) = self.processes.get(&id) else { return };
-        if process.family.is_none() && !matches!(phase, Phase::Starting | Phase::Gone) {
+        let leaves = before == Phase::Starting && phase != Phase::Starting;
+        if leaves && process.family.is_none() {
             // Nothing was ever executed, so nothing will be reaped.
             self.life(id, Life::Exited, events);
             self.life(id, Life::Empty, events);
