@@ -50,7 +50,11 @@ fn directory() -> PathBuf {
 /// systemd makes one directory a unit and names it to every command of the unit.
 fn of_the_unit() -> Option<PathBuf> {
     let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
-    let first = directories.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
+    let first = directories
+        .to_str()?
+        .split(':')
+        .next()
+        .filter(|first| !first.is_empty())?;
     Some(Path::new(first).join("control.sock"))
 }
 
@@ -127,7 +131,11 @@ impl ControlSocket {
     /// `AddrInUse` if a supervisor answers there; otherwise the system's error.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let listener = bind_replacing(path, 0o600, |path| UnixListener::bind(path))?;
-        Ok(Self { listener, path: path.to_owned(), inode: inode_of(path)? })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            inode: inode_of(path)?,
+        })
     }
 }
 
@@ -152,7 +160,10 @@ pub(crate) fn bind_replacing<T>(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     };
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(parent)?;
     // Two that start at once must not both find the path free. The lock goes with the descriptor.
     let lock = Flock::lock(fs::File::open(parent)?, FlockArg::LockExclusive)
         .map_err(|(_, errno)| io::Error::from(errno))?;
@@ -172,8 +183,13 @@ pub(crate) fn bind_replacing<T>(
     let bound = bind(&first);
     umask(wide);
     let bound = bound?;
-    let placed = fs::set_permissions(&first, fs::Permissions::from_mode(mode))
-        .and_then(|()| if stale { fs::rename(&first, path) } else { Ok(()) });
+    let placed = fs::set_permissions(&first, fs::Permissions::from_mode(mode)).and_then(|()| {
+        if stale {
+            fs::rename(&first, path)
+        } else {
+            Ok(())
+        }
+    });
     if let Err(error) = placed {
         let _first_error_counts = fs::remove_file(&first);
         return Err(error);
@@ -185,7 +201,10 @@ pub(crate) fn bind_replacing<T>(
 /// Whether nothing is at the path; an error if what is there must stay.
 fn is_free(path: &Path) -> io::Result<bool> {
     let taken = |reason: &str| {
-        Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{}: {reason}", path.display())))
+        Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("{}: {reason}", path.display()),
+        ))
     };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -198,7 +217,11 @@ fn is_free(path: &Path) -> io::Result<bool> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
             // A socket of another type refuses a stream with EPROTOTYPE, alive or not.
             Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
-                if seqpacket_answers(path) { taken("somebody answers on it") } else { Ok(false) }
+                if seqpacket_answers(path) {
+                    taken("somebody answers on it")
+                } else {
+                    Ok(false)
+                }
             }
             Err(error) => Err(error),
         },
@@ -260,7 +283,10 @@ mod tests {
     #[test]
     fn the_only_one_that_answers_is_found() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(connect_to_only_one(directory.path()), Err(Unreachable::None(_))));
+        assert!(matches!(
+            connect_to_only_one(directory.path()),
+            Err(Unreachable::None(_))
+        ));
         drop(UnixListener::bind(directory.path().join("stale.sock")).unwrap());
         let _one = UnixListener::bind(directory.path().join("one.sock")).unwrap();
         connect_to_only_one(directory.path()).unwrap();

@@ -40,7 +40,11 @@ impl Systemd {
     /// Everything that could be started has been; or a reload is over.
     pub(crate) fn ready(&mut self, status: &str) {
         let pid = std::process::id();
-        tell(&[NotifyState::Ready, NotifyState::MainPid(pid), NotifyState::Status(status)]);
+        tell(&[
+            NotifyState::Ready,
+            NotifyState::MainPid(pid),
+            NotifyState::Status(status),
+        ]);
         self.set_busy(false);
     }
 
@@ -92,8 +96,7 @@ impl Systemd {
             (None, true) => Some(EXTEND_EVERY),
             (None, false) => None,
         };
-        self.heartbeat =
-            every.map(|every| Timer::start(&self.inputs, every, Input::Heartbeat));
+        self.heartbeat = every.map(|every| Timer::start(&self.inputs, every, Input::Heartbeat));
     }
 }
 
