@@ -98,7 +98,7 @@ async fn a_good_server_leaves_a_spotless_report() {
     assert!(report.is_spotless(), "{report}");
     assert_eq!(report.requests, 600);
     assert_eq!(report.latency.count(), 600);
-    assert_eq!(report.generations.get(&7), Some(&600));
+    assert_eq!((report.answered_by(7), report.generations.len()), (600, 1));
     assert_eq!(
         (report.idle.opened, report.idle.alive, report.idle.answered),
         (20, 20, 20)
@@ -192,7 +192,7 @@ async fn each_failure_is_counted_with_its_kind_and_never_retried() {
     let plan = plan(server)
         .fresh(1, BUSY)
         .request_limit(10)
-        .check(|response| match response.text().as_str() {
+        .check(|_, _, response| match response.text().as_str() {
             "bad" => Err("this answer is bad".to_owned()),
             _ => Ok(()),
         });
@@ -344,7 +344,7 @@ async fn a_panicking_closure_is_a_failure() {
     let plan = plan(server)
         .keep_alive(1, BUSY, Reuse::Checked)
         .request_limit(1)
-        .check(|_| panic!("on purpose"));
+        .check(|_, _, _| panic!("on purpose"));
     let report = Load::start(plan).await.unwrap().finish().await;
     assert_eq!(report.failed_by(FailureKind::Local), 1, "{report}");
 }

@@ -132,7 +132,7 @@ impl Client {
         } else if !fresh {
             self.shared.tally().told_to_close += 1;
         }
-        (self.shared.plan.check)(&response)
+        (self.shared.plan.check)(self.number, number, &response)
             .map_err(|reason| Failure::new(FailureKind::Unexpected, reason))?;
         Ok(response)
     }

@@ -57,7 +57,7 @@ pub struct Group {
 }
 
 type Requests = Arc<dyn Fn(usize, u64) -> Request + Send + Sync>;
-type Check = Arc<dyn Fn(&Response) -> Result<(), String> + Send + Sync>;
+type Check = Arc<dyn Fn(usize, u64, &Response) -> Result<(), String> + Send + Sync>;
 type Generation = Arc<dyn Fn(&Response) -> Option<u64> + Send + Sync>;
 
 /// A whole load. Built with its methods, started with [`Load::start`](crate::load::Load::start).
@@ -92,7 +92,7 @@ impl Plan {
             request_limit: u64::MAX,
             bucket: None,
             requests: Arc::new(move |_, _| request.clone()),
-            check: Arc::new(|_| Ok(())),
+            check: Arc::new(|_, _, _| Ok(())),
             generation: Arc::new(generation_in_body),
         }
     }
@@ -171,12 +171,13 @@ impl Plan {
         self
     }
 
-    /// Looks at each answer of status 200 to 299. What it refuses, and why, is a failure. Called
-    /// exactly once for each request that was answered, so it can also collect acknowledgements.
+    /// Looks at each answer of status 200 to 299, with the numbers of the client and the request it
+    /// belongs to, as in [`requests`](Self::requests). What it refuses, and why, is a failure.
+    /// Called once for each such answer, so it can also collect acknowledgements.
     #[must_use]
     pub fn check(
         mut self,
-        check: impl Fn(&Response) -> Result<(), String> + Send + Sync + 'static,
+        check: impl Fn(usize, u64, &Response) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         self.check = Arc::new(check);
         self

@@ -112,8 +112,9 @@ pub struct Report {
     pub connections_unsolicited: u64,
     /// The idle connections. Only `opened` is known while the load runs.
     pub idle: Idle,
-    /// Answers by the generation that gave them.
-    pub generations: BTreeMap<u64, u64>,
+    /// Answers by the generation that gave them, to two digits; how many is their
+    /// [`count`](Latency::count). At most 1,000 generations are told apart.
+    pub generations: BTreeMap<u64, Latency>,
     /// Latencies of the answers.
     pub latency: Latency,
     /// Counts over time, if the plan asked for them.
@@ -130,6 +131,12 @@ impl Report {
             && self.connections_told_to_close == 0
             && self.connections_unsolicited == 0
             && self.idle.lost() == 0
+    }
+
+    /// Requests that `generation` answered.
+    #[must_use]
+    pub fn answered_by(&self, generation: u64) -> u64 {
+        self.generations.get(&generation).map_or(0, Latency::count)
     }
 
     /// Failed requests of one kind.

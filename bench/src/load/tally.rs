@@ -9,6 +9,8 @@ use crate::load::series::Series;
 
 /// How many failures are kept as text.
 const FIRST_FAILURES: usize = 10;
+/// How many generations are told apart. The number comes from the server, so it is bounded here.
+const GENERATION_LIMIT: usize = 1000;
 
 #[derive(Debug)]
 pub(crate) struct Tally {
@@ -21,7 +23,7 @@ pub(crate) struct Tally {
     answered: u64,
     failures: BTreeMap<FailureKind, u64>,
     first_failures: Vec<Failure>,
-    generations: BTreeMap<u64, u64>,
+    generations: BTreeMap<u64, Latency>,
     latency: Latency,
     series: Option<Series>,
 }
@@ -47,8 +49,14 @@ impl Tally {
     pub(crate) fn answered(&mut self, at: Duration, latency: Duration, generation: Option<u64>) {
         self.answered += 1;
         self.latency.record(latency);
-        if let Some(generation) = generation {
-            *self.generations.entry(generation).or_default() += 1;
+        if let Some(generation) = generation
+            && (self.generations.len() < GENERATION_LIMIT
+                || self.generations.contains_key(&generation))
+        {
+            self.generations
+                .entry(generation)
+                .or_insert_with(Latency::coarse)
+                .record(latency);
         }
         if let Some(series) = &mut self.series {
             series.answered(at, latency);
