@@ -60,8 +60,9 @@ struct Done {
 async fn run(options: &Options) -> Result<bool> {
     let mut stopped = Stopped::new()?;
     let programs = options.programs()?;
+    let first_version = [programs.versions[0].as_str()];
     let mut supervisor = tokio::select! {
-        started = Supervisor::start(&programs.heirloom, &[&programs.versions[0]]) => started?,
+        started = Supervisor::start(&programs.heirloom, &first_version) => started?,
         () = stopped.signalled() => return Ok(true),
     };
     let result = perform(options, &programs.versions, &mut supervisor, &mut stopped).await;
@@ -157,7 +158,7 @@ async fn hand_over(
         let took = supervisor.reload(&[version]).await?;
         let handover = supervisor.status().await?.last_handover;
         // The receiver outlives this future, or nobody wants to know any more.
-        let _ = done.send(Done { took, handover });
+        drop(done.send(Done { took, handover }));
         due = (due + every).max(Instant::now());
     }
     Ok(())

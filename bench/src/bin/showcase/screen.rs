@@ -63,7 +63,6 @@ impl Screen {
         Self {
             live: std::io::stdout().is_terminal(),
             drawn: 0,
-            headline,
         }
     }
 
@@ -119,7 +118,7 @@ impl Screen {
 /// Writes at once. Nobody may be reading any more; the showcase must clean up all the same.
 fn put(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 fn picture(report: &Report, versions: &Versions, facts: &Facts) -> String {
@@ -134,7 +133,7 @@ fn picture(report: &Report, versions: &Versions, facts: &Facts) -> String {
 
 fn table(report: &Report, versions: &Versions, rows: usize) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_BORDERS_ONLY_CONDENSED);
+    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED);
     table.set_header(["generation", "version", "answers", "p50", "p99", "max"]);
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
