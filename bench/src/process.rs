@@ -32,20 +32,7 @@ impl Process {
     ///
     /// # Errors
     /// If the file cannot be made or the program not be started.
-    pub fn start(name: &str, command: std::process::Command, output: &Path) -> Result<Self> {
-        Self::start_with_input(name, command, Stdio::null(), output)
-    }
-
-    /// As [`start`](Self::start), with `input` on standard input.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn start_with_input(
-        name: &str,
-        mut command: std::process::Command,
-        input: Stdio,
-        output: &Path,
-    ) -> Result<Self> {
+    pub fn start(name: &str, mut command: std::process::Command, output: &Path) -> Result<Self> {
         use std::os::unix::process::CommandExt as _;
 
         let file =
@@ -56,7 +43,7 @@ impl Process {
             .stdout(file.try_clone()?)
             .stderr(file);
         let mut command = Command::from(command);
-        command.stdin(input).kill_on_drop(true);
+        command.stdin(Stdio::null()).kill_on_drop(true);
         let child = command
             .spawn()
             .with_context(|| format!("starting {name} ({program})"))?;

@@ -72,6 +72,9 @@ pub struct Generation {
 pub struct Handover {
     /// `committed`, `aborted` or `rolled-back`.
     pub outcome: String,
+    /// `handover`, `overlap` or `sequential`.
+    #[serde(default)]
+    pub strategy: Option<String>,
     /// From the start of the new process to the end of the handover, in milliseconds.
     #[serde(default)]
     pub total_ms: Option<f64>,
@@ -81,6 +84,14 @@ pub struct Handover {
     /// Connections that went from the old generation to the new one.
     #[serde(default)]
     pub connections_moved: Option<u64>,
+}
+
+impl Handover {
+    /// Whether state and connections went over, not only the listeners.
+    #[must_use]
+    pub fn moves_connections(&self) -> bool {
+        self.strategy.as_deref() == Some("handover")
+    }
 }
 
 /// A supervisor with one service on a port of its own on the loopback address.

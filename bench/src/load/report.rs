@@ -43,6 +43,13 @@ impl Latency {
             .expect("the histogram grows by itself, and the value is bounded");
     }
 
+    /// Adds all of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.histogram
+            .add(&other.histogram)
+            .expect("the histogram grows by itself, and counts do not overflow");
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -1,24 +1,22 @@
-//! A program of this tree without any supervisor: the other side of the ratios.
+//! The demo service without any supervisor: the other side of the ratios.
 
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::time::Instant;
+use tokio::net::UnixDatagram;
+use tokio::time::{Instant, timeout_at};
 
-use super::{END_PATIENCE, START_PATIENCE, ask};
+use super::{END_PATIENCE, START_PATIENCE, ask, free_address};
 use crate::process::Process;
 
-/// Puts the listener where socket activation wants it and becomes the program.
-const PLACE_LISTENER: &str =
-    "LISTEN_FDS=1 LISTEN_FDNAMES=http LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 0</dev/null";
+/// Longest notification read, in bytes.
+const NOTIFICATION_LIMIT: usize = 4096;
 
-/// A server that was started with a listener and nothing else.
+/// A demo service that nobody supervises.
 #[derive(Debug)]
 pub struct Alone {
     process: Process,
@@ -27,39 +25,55 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Starts `program`; gives it and how long it took until it answered.
+    /// Starts `program`; gives it and how long it took until it said READY=1, by which a
+    /// supervisor goes too.
     ///
     /// # Errors
-    /// If it does not answer in time, with the last lines it wrote.
+    /// If it does not get ready in time, with the last lines it wrote.
     pub async fn start(program: &Path) -> Result<(Self, Duration)> {
         let directory = TempDir::with_prefix("heirloom-alone-")?;
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(PLACE_LISTENER).arg(program);
+        let notify_path = directory.path().join("notify");
+        let notify = UnixDatagram::bind(&notify_path)?;
+        let address = free_address()?;
+        let mut command = Command::new(program);
+        command
+            .arg("--listen")
+            .arg(address.to_string())
+            .env("NOTIFY_SOCKET", &notify_path);
         let start = Instant::now();
-        let mut process = Process::start_with_input(
-            "the program alone",
-            command,
-            Stdio::from(OwnedFd::from(listener)),
-            &directory.path().join("output"),
-        )?;
         let deadline = start + START_PATIENCE;
-        // The listener exists already, so this waits in its queue until the program accepts.
-        if let Err(error) = ask(address, deadline).await {
-            process.check_running()?;
-            bail!(
-                "the program alone did not answer: {error:#}; it wrote: {}",
-                process.tail(15)
-            );
-        }
+        let name = "the demo alone";
+        let mut process = Process::start(name, command, &directory.path().join("output"))?;
+        let ready = async {
+            let mut notification = [0; NOTIFICATION_LIMIT];
+            loop {
+                let length = notify.recv(&mut notification).await?;
+                if notification[..length]
+                    .split(|byte| *byte == b'\n')
+                    .any(|line| line == b"READY=1")
+                {
+                    return std::io::Result::Ok(start.elapsed());
+                }
+            }
+        };
+        let took = tokio::select! {
+            ready = timeout_at(deadline, ready) => match ready {
+                Ok(took) => took?,
+                Err(_) => bail!("{name} was not ready within {START_PATIENCE:?}"),
+            },
+            status = process.ended() => {
+                let status = status?;
+                bail!("{}", process.obituary(status));
+            }
+        };
+        ask(address, deadline).await?;
         Ok((
             Self {
                 process,
                 address,
                 directory,
             },
-            start.elapsed(),
+            took,
         ))
     }
 
@@ -67,12 +81,6 @@ impl Alone {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Its process.
-    #[must_use]
-    pub fn pid(&self) -> Pid {
-        self.process.pid()
     }
 
     /// Ends it.

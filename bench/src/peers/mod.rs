@@ -45,10 +45,10 @@ pub enum Peer {
     GunicornHup,
     /// Server::Starter with a worker that boots for two seconds: SIGHUP.
     StartServerHup,
-    /// Heirloom, overlap strategy, with that same worker.
+    /// Heirloom with that same worker.
     HeirloomPlain,
-    /// Heirloom, handover strategy, with the demo service in two versions by turns.
-    HeirloomNative,
+    /// Heirloom with the demo service, its two versions by turns.
+    HeirloomDemo,
 }
 
 /// The programs of this tree that are measured.
@@ -100,7 +100,7 @@ impl Peer {
         Self::GunicornHup,
         Self::StartServerHup,
         Self::HeirloomPlain,
-        Self::HeirloomNative,
+        Self::HeirloomDemo,
     ];
 
     /// As it is called in tables.
@@ -112,8 +112,8 @@ impl Peer {
             Self::HaproxyUsr2 => "HAProxy -W, USR2",
             Self::GunicornHup => "gunicorn (gthread), HUP",
             Self::StartServerHup => "start_server, HUP, 2 s boot",
-            Self::HeirloomPlain => "Heirloom, plain app, 2 s boot",
-            Self::HeirloomNative => "Heirloom, native app",
+            Self::HeirloomPlain => "Heirloom, same worker, 2 s boot",
+            Self::HeirloomDemo => "Heirloom, demo service",
         }
     }
 
@@ -125,7 +125,7 @@ impl Peer {
             Self::HaproxyUsr2 => Some(("haproxy", "haproxy")),
             Self::GunicornHup => Some(("gunicorn", "gunicorn")),
             Self::StartServerHup => Some(("start_server", "libserver-starter-perl")),
-            Self::HeirloomPlain | Self::HeirloomNative => None,
+            Self::HeirloomPlain | Self::HeirloomDemo => None,
         }
     }
 
@@ -141,7 +141,7 @@ impl Peer {
         let flag = match self {
             Self::NginxHup | Self::NginxUsr2 | Self::HaproxyUsr2 => "-v",
             Self::GunicornHup | Self::StartServerHup => "--version",
-            Self::HeirloomPlain | Self::HeirloomNative => "--version",
+            Self::HeirloomPlain | Self::HeirloomDemo => "--version",
         };
         let output = Command::new(&program)
             .arg(flag)
@@ -195,7 +195,7 @@ impl Peer {
                     reloads: 0,
                 }
             }
-            Self::HeirloomNative => {
+            Self::HeirloomDemo => {
                 let versions: Vec<String> = [&programs.demo_v2, &programs.demo]
                     .map(|path| path.to_string_lossy().into_owned())
                     .to_vec();
@@ -373,10 +373,10 @@ mod tests {
             demo_v2: "/nonexistent".into(),
             worker: "/nonexistent".into(),
         };
-        let error = Peer::HeirloomNative
+        let error = Peer::HeirloomDemo
             .version(&programs)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("--without heirloom-native"), "{error}");
+        assert!(error.contains("--without heirloom-demo"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use heirloom_bench::load::{Load, Report};
+use heirloom_bench::load::Load;
 use heirloom_bench::supervisor::{Handover, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -129,11 +129,7 @@ async fn perform(
         eprintln!("showcase: a handover failed, and the one before it serves on: {error:#}");
         return Ok(false);
     }
-    Ok(nothing_lost(&report))
-}
-
-fn nothing_lost(report: &Report) -> bool {
-    report.requests > 0 && report.is_spotless()
+    Ok(facts.promise_kept(&report))
 }
 
 /// Hands over every `every`, to the second version, the first, the second, and so on.
