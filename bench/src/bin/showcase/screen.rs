@@ -90,7 +90,7 @@ impl Screen {
         if self.live {
             self.redraw(&picture(report, versions, facts));
         } else if report.requests > 0 {
-            put(&format!("{}\n", line(report, facts)));
+            put(&format!("{}; {}\n", counts(report, facts), costs(report)));
         }
     }
 
@@ -136,12 +136,14 @@ fn put(text: &str) {
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
+/// What a live table shows. No line is longer than 80 columns: a terminal that broke one would
+/// make the way back to the first line longer than counted.
 fn picture(report: &Report, versions: &Versions, facts: &Facts) -> String {
     format!(
-        "\n{}\n\n  {}\n  handovers {}: {}\n",
+        "\n{}\n  {}\n  {}\n  handover: {}\n",
         table(report, versions, ROWS),
-        line(report, facts),
-        facts.reloads.len(),
+        counts(report, facts),
+        costs(report),
         facts.last()
     )
 }
@@ -168,16 +170,22 @@ fn table(report: &Report, versions: &Versions, rows: usize) -> String {
     table.to_string()
 }
 
-fn line(report: &Report, facts: &Facts) -> String {
+fn counts(report: &Report, facts: &Facts) -> String {
     format!(
-        "{:.0} s, {} handovers: {} requests, {} failed, {} refused, {} connections replaced; {}",
+        "{:.0} s, {} handovers: {} requests, {} failed, {} refused",
         report.elapsed.as_secs_f64(),
         facts.reloads.len(),
         report.requests,
         report.failed,
         report.failed_by(FailureKind::Refused),
+    )
+}
+
+fn costs(report: &Report) -> String {
+    format!(
+        "{} connections replaced; {}",
         replaced(report),
-        quantiles(&report.latency),
+        quantiles(&report.latency)
     )
 }
 
@@ -250,4 +258,32 @@ fn quantiles(latency: &Latency) -> String {
 
 fn milliseconds(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use heirloom_bench::load::{Load, Plan, Request};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_line_of_a_live_table_is_broken_by_a_terminal() {
+        let server = SocketAddr::from(([127, 0, 0, 1], 9));
+        let plan = Plan::new(server, Request::get("/")).request_limit(0);
+        let plan = plan.fresh(1, heirloom_bench::load::Pace::per_second(1));
+        let mut report = Load::start(plan).await.unwrap().finish().await;
+        report.elapsed = Duration::from_secs(3600);
+        report.requests = u64::from(u32::MAX);
+        report.failed = 1_000_000;
+        report.connections_told_to_close = 1_000_000;
+        let mut facts = Facts::default();
+        facts.add(Duration::from_secs(100), None);
+        facts.pauses_ms.push(10_000.0);
+        for line in picture(&report, &BTreeMap::new(), &facts).lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
 }
