@@ -2,6 +2,8 @@
 # it. The caller sets `name`, by which it is known to its user.
 # shellcheck shell=sh
 
+: "${name:?set by the script that sources this}"
+
 fail() {
     printf '%s: %s\n' "$name" "$1" >&2
     exit 2
