@@ -11,9 +11,9 @@ use crate::peers::{Alone, Programs};
 use crate::publish::markdown::Table;
 use crate::supervisor::Supervisor;
 
-const ROUNDS: usize = 16;
+const ROUNDS: usize = 40;
 const CLIENTS: usize = 16;
-const STRETCH: Duration = Duration::from_secs(2);
+const STRETCH: Duration = Duration::from_secs(1);
 /// The ratio to hold.
 const HOLD: f64 = 0.99;
 
