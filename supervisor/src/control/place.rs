@@ -75,31 +75,42 @@ pub(crate) fn connect(wanted: &Wanted) -> Result<UnixStream, Unreachable> {
     let unit = of_the_unit().filter(|path| path.exists());
     let path = match (&wanted.path, &wanted.name, unit) {
         (Some(path), _, _) => path.clone(),
-        (None, Some(name), _) => directory().join(format!("{name}.sock")),
+        (None, Some(name), _) => {
+            let [own, of_unit] = by_name(&directory(), name);
+            if own.exists() || !of_unit.exists() { own } else { of_unit }
+        }
         (None, None, Some(unit)) => unit,
         (None, None, None) => return connect_to_only_one(&directory()),
     };
     UnixStream::connect(&path).map_err(|error| Unreachable::Silent { path, error })
 }
 
+/// Where a supervisor of this name may be: one started by hand, and one whose unit has
+/// `RuntimeDirectory=heirloom/NAME`.
+fn by_name(directory: &Path, name: &str) -> [PathBuf; 2] {
+    [directory.join(format!("{name}.sock")), directory.join(name).join("control.sock")]
+}
+
 fn connect_to_only_one(directory: &Path) -> Result<UnixStream, Unreachable> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_some_and(|ending| ending == "sock")
-            && let Ok(stream) = UnixStream::connect(&path)
-        {
-            found.push((path, stream));
+        let Some(name) = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else {
+            continue;
+        };
+        let socket = match path.extension() {
+            Some(ending) if ending == "sock" => path,
+            Some(_) | None => path.join("control.sock"),
+        };
+        if let Ok(stream) = UnixStream::connect(socket) {
+            found.push((name, stream));
         }
     }
     match found.len() {
         0 => Err(Unreachable::None(directory.display().to_string())),
         1 => Ok(found.swap_remove(0).1),
         _ => {
-            let mut names: Vec<String> = found
-                .iter()
-                .filter_map(|(path, _)| Some(path.file_stem()?.to_string_lossy().into_owned()))
-                .collect();
+            let mut names: Vec<String> = found.into_iter().map(|(name, _)| name).collect();
             names.sort();
             Err(Unreachable::Several(names.join(", ")))
         }
@@ -290,7 +301,9 @@ mod tests {
         drop(UnixListener::bind(directory.path().join("stale.sock")).unwrap());
         let _one = UnixListener::bind(directory.path().join("one.sock")).unwrap();
         connect_to_only_one(directory.path()).unwrap();
-        let _two = UnixListener::bind(directory.path().join("two.sock")).unwrap();
+        let unit = directory.path().join("two");
+        fs::create_dir(&unit).unwrap();
+        let _two = UnixListener::bind(unit.join("control.sock")).unwrap();
         match connect_to_only_one(directory.path()) {
             Err(Unreachable::Several(names)) => assert_eq!(names, "one, two"),
             other => panic!("{other:?}"),

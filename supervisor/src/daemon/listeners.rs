@@ -106,6 +106,12 @@ impl Inherited {
         Ok(Self { sockets })
     }
 
+    /// The socket that systemd passed under this name, if it is the one that is asked for: then one
+    /// configuration serves with and without a socket unit.
+    fn matching(&self, spec: &ListenSpec) -> Option<&Arc<Listener>> {
+        self.sockets.get(&spec.name).filter(|passed| passed.bound == spec.address.to_string())
+    }
+
     /// The names of those that no notation in `specs` takes.
     pub(crate) fn unclaimed<'a>(
         &'a self,
@@ -117,7 +123,9 @@ impl Inherited {
                 Address::Tcp { .. }
                 | Address::Udp { .. }
                 | Address::Unix(_)
-                | Address::UnixSeqpacket(_) => None,
+                | Address::UnixSeqpacket(_) => {
+                    self.matching(spec).map(|passed| passed.spec.name.as_str())
+                }
             })
             .collect();
         self.sockets
@@ -188,6 +196,9 @@ fn explain(error: &io::Error, spec: &ListenSpec) -> String {
 
 impl Listener {
     fn bind(spec: &ListenSpec, before: &Set, inherited: &Inherited) -> io::Result<Arc<Self>> {
+        if let Some(passed) = inherited.matching(spec) {
+            return passed.with(spec);
+        }
         match &spec.address {
             Address::Tcp { host, port } => {
                 let address = resolve(host, *port)?;

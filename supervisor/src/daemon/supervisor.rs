@@ -140,6 +140,7 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
         removed: Vec::new(),
         stage: Stage::Starting,
         reloading: false,
+        refused: None,
         stop_waiters: Vec::new(),
         stop_limit: None,
     };
@@ -182,6 +183,8 @@ struct Supervisor {
     stage: Stage,
     /// Whether systemd was told of a reload that is not over.
     reloading: bool,
+    /// Why the last reload by a signal was refused.
+    refused: Option<String>,
     stop_waiters: Vec<oneshot::Sender<()>>,
     stop_limit: Option<Timer>,
 }
@@ -505,6 +508,7 @@ impl Supervisor {
     }
 
     fn reload_by_signal(&mut self) {
+        self.refused = None;
         let spread = self
             .read_configuration(None)
             .map_err(|refusal| refusal.reason)
@@ -514,13 +518,14 @@ impl Supervisor {
             Ok(awaited) => drop(awaited),
             Err(reason) => {
                 tracing::error!("the reload was refused, nothing has changed: {reason}");
-                self.systemd.status(&format!("reload refused: {reason}"));
+                self.refused = Some(reason);
+                self.note_reload();
             }
         }
     }
 
     fn note_reload(&mut self) {
-        if self.stage == Stage::Running && !self.reloading {
+        if self.stage == Stage::Running {
             self.reloading = true;
             self.systemd.reloading("a new generation is being started");
         }
@@ -632,6 +637,11 @@ impl Supervisor {
         let mut text = each.collect::<Vec<_>>().join(", ");
         if text.len() > 200 {
             text = format!("{} services", self.services.len());
+        }
+        let failures = self.services.values().filter_map(Runner::last_failure);
+        let reasons = self.refused.iter().map(String::as_str).chain(failures.map(|(why, _)| why));
+        if let Some(reason) = reasons.into_iter().next() {
+            text.push_str(&format!("; the last reload failed: {reason}"));
         }
         text
     }

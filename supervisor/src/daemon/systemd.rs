@@ -48,7 +48,8 @@ impl Systemd {
         self.set_busy(false);
     }
 
-    /// A reload has begun.
+    /// A reload was asked for. Said for each request, also while another runs: systemd waits for one
+    /// that is later than its own.
     pub(crate) fn reloading(&mut self, status: &str) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status(status)]),
@@ -67,13 +68,8 @@ impl Systemd {
     pub(crate) fn set_busy(&mut self, busy: bool) {
         if self.busy != busy {
             self.busy = busy;
-            self.schedule();
+            self.heartbeat();
         }
-    }
-
-    /// The state of things, for `systemctl status`.
-    pub(crate) fn status(&self, status: &str) {
-        tell(&[NotifyState::Status(status)]);
     }
 
     /// It is time to ask for more time, or to say that we are alive.
