@@ -337,7 +337,7 @@ impl SnapshotReader {
             let mut word = [0; 4];
             word.copy_from_slice(declared);
             let declared = u32::from_le_bytes(word);
-            return Err(self.at(body.len(), Defect::HeaderChecksum { declared, computed }));
+            return Err(self.at(0, Defect::HeaderChecksum { declared, computed }));
         }
         self.digest.update(bytes);
         self.shown = bytes.len();

@@ -143,10 +143,7 @@ impl ParsedHeader {
         let declared = cursor.u32()?;
         let computed = crc32fast::hash(&bytes[..CHECKSUM_AT]);
         if declared != computed {
-            return Ok(Err((
-                CHECKSUM_AT as u64,
-                Defect::HeaderChecksum { declared, computed },
-            )));
+            return Ok(Err((0, Defect::HeaderChecksum { declared, computed })));
         }
         let extension_len = match header_len.checked_sub(HEADER_BYTES as u32) {
             Some(0) => 0,
