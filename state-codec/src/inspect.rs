@@ -73,9 +73,12 @@ pub fn inspect(mut input: impl Read, limits: Limits) -> io::Result<Report> {
     let mut report = Report::default();
     let mut ledger = None;
     loop {
-        let offset = reader.tally().bytes;
         match reader.poll() {
-            Ok(Some(event)) => report.add(&event, offset, &mut ledger, &limits),
+            Ok(Some(event)) => {
+                if let Err(error) = report.add(&event, &mut ledger, &limits) {
+                    report.misapplied = Some((reader.offset(), error));
+                }
+            }
             Ok(None) => {
                 let count = match input.read(reader.space()) {
                     Ok(count) => count,
@@ -106,10 +109,9 @@ impl Report {
     fn add(
         &mut self,
         event: &Event<'_>,
-        offset: u64,
         ledger: &mut Option<EntryLedger>,
         limits: &Limits,
-    ) {
+    ) -> Result<(), ApplyError> {
         match event {
             Event::Opened { manifest, .. } => {
                 self.open(manifest);
@@ -125,7 +127,7 @@ impl Report {
                 if self.misapplied.is_none()
                     && let Some(ledger) = ledger
                 {
-                    self.misapplied = ledger.apply(event).err().map(|error| (offset, error));
+                    return ledger.apply(event);
                 }
             }
             Event::Memfd { section, reference } => {
@@ -145,6 +147,7 @@ impl Report {
                 }
             }
         }
+        Ok(())
     }
 
     fn open(&mut self, manifest: &Manifest) {

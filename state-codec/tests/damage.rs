@@ -1,5 +1,7 @@
 //! Damaged and dishonest streams: each is refused, at a known byte, at bounded cost.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod common;
 
 use common::raw::{Stream, entry_hash, record};

@@ -1,5 +1,7 @@
 //! Whole streams: what is written is read, however it is cut into pieces.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod common;
 
 use common::*;
@@ -62,7 +64,9 @@ fn references_and_marks_come_through() {
                 assert!(reader.is_frozen());
                 seen.push("freeze");
             }
-            Some(Event::Delta { shard, records, .. }) if shard == 9 => {
+            Some(Event::Delta {
+                shard: 9, records, ..
+            }) => {
                 assert_eq!(records.len(), 1);
                 seen.push("shard");
             }
@@ -101,14 +105,14 @@ fn a_typed_section_reads_what_it_wrote() {
     let mut context = Context::default();
     let mut last = None;
     while let Some(event) = reader.poll().unwrap() {
-        let (section, records) = match &event {
-            Event::Bulk {
-                section, records, ..
-            }
-            | Event::Delta {
-                section, records, ..
-            } => (section, records),
-            _ => continue,
+        let (Event::Bulk {
+            section, records, ..
+        }
+        | Event::Delta {
+            section, records, ..
+        }) = &event
+        else {
+            continue;
         };
         if section.id != SESSIONS {
             continue;

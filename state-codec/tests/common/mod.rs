@@ -1,6 +1,7 @@
 //! What several tests share: versions of a schema, a small complete snapshot, and ways to read one.
 
 #![allow(dead_code, reason = "each test uses its own part")]
+#![allow(clippy::unwrap_used, reason = "this is part of tests")]
 
 use std::collections::BTreeMap;
 
@@ -51,7 +52,7 @@ impl Step for SessionV2 {
     type Attic = (u64, Vec<String>);
 
     fn up(old: SessionV1, attic: Option<Self::Attic>, _: &mut Context) -> Result<Self, StepError> {
-        let (seen, tags) = attic.unwrap_or((u64::from(old.seen), Vec::new()));
+        let (seen, tags) = attic.unwrap_or_else(|| (u64::from(old.seen), Vec::new()));
         Ok(Self {
             user: old.user,
             seen,
@@ -251,14 +252,14 @@ pub(crate) type Model = BTreeMap<(SectionId, Vec<u8>), (u64, Vec<u8>)>;
 
 /// Applies the records of an event in the plainest way.
 pub(crate) fn apply(model: &mut Model, event: &Event<'_>) {
-    let (section, records) = match event {
-        Event::Bulk {
-            section, records, ..
-        }
-        | Event::Delta {
-            section, records, ..
-        } => (section, records),
-        _ => return,
+    let (Event::Bulk {
+        section, records, ..
+    }
+    | Event::Delta {
+        section, records, ..
+    }) = event
+    else {
+        return;
     };
     for record in records.clone() {
         let key = (section.id, record.key.to_vec());
