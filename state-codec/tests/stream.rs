@@ -179,6 +179,37 @@ fn the_writer_holds_no_more_than_its_limit() {
 }
 
 #[test]
+fn more_than_there_is_counts_as_all() {
+    let mut writer = SnapshotWriter::new(&header(256), &notes_only(), Limits::default()).unwrap();
+    let mut sent = writer.ready().to_vec();
+    writer.consume(1);
+    writer.consume(usize::MAX);
+    writer.bulk(NOTES, 1, b"key", b"value").unwrap();
+    writer.freeze().unwrap();
+    writer.end().unwrap();
+    sent.extend_from_slice(writer.ready());
+    writer.consume(usize::MAX);
+    assert_eq!((writer.ready(), writer.backlog_bytes()), (&b""[..], 0));
+
+    let mut reader = SnapshotReader::new(Limits::default());
+    let space = reader.space();
+    space[..sent.len()].copy_from_slice(&sent);
+    space[sent.len()..].fill(0xFF);
+    reader.filled(usize::MAX);
+    while let Ok(event) = reader.poll() {
+        assert!(event.is_some(), "the bytes behind the end are seen");
+    }
+    let error = reader.finish().unwrap_err();
+    assert_eq!(
+        error,
+        ReadError {
+            offset: sent.len() as u64,
+            defect: Defect::Trailing
+        }
+    );
+}
+
+#[test]
 fn a_refused_entry_leaves_no_trace() {
     let limits = Limits {
         entry_bytes_max: 1000,

@@ -47,7 +47,7 @@ impl Intake {
 
     /// Counts in what was put at the front of [`Self::space`].
     pub(super) fn filled(&mut self, count: usize) {
-        self.unread.end = self.buffer.len().min(self.unread.end + count);
+        self.unread.end = self.buffer.len().min(self.unread.end.saturating_add(count));
     }
 
     /// Gives up the bytes of the item shown last and returns how many they were.

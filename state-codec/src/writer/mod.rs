@@ -365,7 +365,7 @@ impl SnapshotWriter {
     /// Says that the first `count` bytes of [`Self::ready`] have been carried away; more than it holds
     /// counts as all.
     pub fn consume(&mut self, count: usize) {
-        self.taken = self.sealed.min(self.taken + count);
+        self.taken = self.sealed.min(self.taken.saturating_add(count));
         let all_taken = self.taken == self.out.len();
         // Moving the rest to the front costs less than what was written since the last time.
         if all_taken || (self.taken >= KEEP_BYTES && self.taken >= self.out.len() / 2) {
