@@ -66,8 +66,6 @@ pub use schema::{
     SchemaMismatch, Step, StepError, admit, agree, read_entry, schema_of, write_entry,
 };
 pub use section::{EntryError, ReadChange, Section, Written};
-#[doc(hidden)]
-pub use shape::deeper;
 pub use shape::{
     Elements, Fields, Fingerprint, Shape, ShapeBuilder, Variants, differences, shape_of,
 };

@@ -221,9 +221,18 @@ where
         key: &K,
         replaced: Option<EntryHash>,
     ) -> Result<(), EntryError> {
-        let mut bytes = Vec::new();
-        C::encode(key, &mut bytes).map_err(MigrateError::from)?;
+        let bytes = Self::key_bytes(key)?;
         Ok(writer.tombstone(self.id, version, &bytes, replaced)?)
+    }
+
+    /// The bytes of a key, under which the attic record of its entry stands as well.
+    ///
+    /// # Errors
+    /// [`MigrateError::Codec`].
+    pub fn key_bytes(key: &K) -> Result<Vec<u8>, MigrateError> {
+        let mut bytes = Vec::new();
+        C::encode(key, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Reads a record's key.

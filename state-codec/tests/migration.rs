@@ -170,8 +170,9 @@ fn a_snapshot_for_an_older_reader_goes_down_and_comes_back_through_a_stream() {
         .bulk(&mut writer, 1, &key, &session(), None, &mut context)
         .unwrap();
     let attic = written.attic.expect("version 1 has no room for all of it");
+    let key_bytes = Sessions::key_bytes(&key).unwrap();
     writer
-        .bulk(attic_id, 1, b"token", &attic.to_bytes())
+        .bulk(attic_id, 1, &key_bytes, &attic.to_bytes())
         .unwrap();
     writer.freeze().unwrap();
     writer.end().unwrap();
@@ -185,7 +186,7 @@ fn a_snapshot_for_an_older_reader_goes_down_and_comes_back_through_a_stream() {
         .find(|((section, _), _)| *section == id)
         .unwrap()
         .1;
-    let kept = &model[&(attic_id, b"token".to_vec())].1;
+    let kept = &model[&(attic_id, key_bytes)].1;
     let stored = AtticRecord::parse(kept);
     assert_eq!(stored.as_ref(), Some(&attic));
     let old = raised::<Bincode, SessionV1>(1, &value.1, stored);

@@ -32,3 +32,27 @@ fn wincode_reads_what_bincode_wrote_and_refuses_what_it_would() {
     let longer: Result<Session, _> = Wincode::decode(&[bytes, &[0]].concat());
     assert!(longer.is_err());
 }
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite, State)]
+struct Tree {
+    children: Vec<Self>,
+}
+
+#[test]
+fn a_recursive_type_is_refused_before_it_can_overflow_the_stack() {
+    let counts = 1_u64.to_le_bytes().repeat(1 << 17);
+    let refused: Result<Tree, _> = Wincode::decode(&counts);
+    assert_eq!(
+        refused,
+        Err(CodecError::Recursive {
+            codec: CodecId::WINCODE
+        })
+    );
+    let leaf: Result<Tree, _> = Wincode::decode(&[0; 8]);
+    assert_eq!(
+        leaf,
+        Err(CodecError::Recursive {
+            codec: CodecId::WINCODE
+        })
+    );
+}

@@ -1,7 +1,7 @@
 //! Turns a type's definition into its implementations.
 
-use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use proc_macro2::{Group, Ident, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Fields, GenericParam, Result, Type, parse_quote};
@@ -47,39 +47,50 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let shape = quote! {
         #[automatically_derived]
         impl #impl_generics ::heirloom_state_codec::Shape for #name #type_generics #where_clause {
-            const DEPTH: u32 = {
-                #[allow(unused_mut)]
-                let mut depth = 0;
-                #(depth = ::heirloom_state_codec::deeper(
-                    depth,
-                    <#types as ::heirloom_state_codec::Shape>::DEPTH,
-                );)*
-                1 + depth
-            };
-
             fn describe(to: &mut ::heirloom_state_codec::ShapeBuilder) {
                 #body
             }
         }
     };
     // Of a generic type the elements are not known here; `describe` checks them when it is compiled.
-    let sizes = input.generics.params.is_empty().then(|| sizes(&elements));
+    let sizes = input
+        .generics
+        .params
+        .is_empty()
+        .then(|| sizes(&elements, &input.ident));
     let schema = identity
         .map(|identity| schema(input, &identity))
         .transpose()?;
     Ok(quote! { #shape #sizes #schema })
 }
 
-fn sizes(elements: &[&Type]) -> TokenStream {
+fn sizes(elements: &[&Type], name: &Ident) -> TokenStream {
     elements
         .iter()
         .map(|element| {
-            quote_spanned! {element.span()=>
+            let span = element.span();
+            // `Self` has no meaning outside of the type's definition.
+            let element = replace_self(element.to_token_stream(), name);
+            quote_spanned! {span=>
                 const _: () = ::core::assert!(
                     ::core::mem::size_of::<#element>() != 0,
                     "elements of no size cannot be part of a snapshot: their number would not be bounded by the input; store the number"
                 );
             }
+        })
+        .collect()
+}
+
+fn replace_self(tokens: TokenStream, name: &Ident) -> TokenStream {
+    tokens
+        .into_iter()
+        .map(|token| match token {
+            TokenTree::Ident(ident) if ident == "Self" => TokenTree::Ident(name.clone()),
+            TokenTree::Group(group) => {
+                let inner = replace_self(group.stream(), name);
+                TokenTree::Group(Group::new(group.delimiter(), inner))
+            }
+            TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => token,
         })
         .collect()
 }
@@ -262,6 +273,12 @@ mod tests {
         );
         assert!(
             expanded.contains("size_of :: < Key > () != 0"),
+            "{expanded}"
+        );
+        let own: DeriveInput = parse_quote! { struct A { b: Vec<(u8, Self)> } };
+        let expanded = expand(&own).unwrap().to_string();
+        assert!(
+            expanded.contains("size_of :: < (u8 , A) > () != 0"),
             "{expanded}"
         );
     }

@@ -92,6 +92,12 @@ pub enum CodecError {
         /// How many.
         left: usize,
     },
+    /// The type is one that this codec cannot decode within bounds.
+    #[error("{codec} cannot bound the depth of a recursive type; use another codec for it")]
+    Recursive {
+        /// The codec.
+        codec: CodecId,
+    },
 }
 
 #[cfg(test)]
@@ -180,5 +186,72 @@ mod tests {
     #[test]
     fn every_serde_form_goes_through_cbor() {
         check::<Cbor>();
+    }
+
+    fn bytes<C: Codec<T>, T>(value: T) -> Vec<u8> {
+        let mut out = Vec::new();
+        C::encode(&value, &mut out).unwrap();
+        out
+    }
+
+    /// The table in docs/snapshot-format.md, row by row.
+    #[test]
+    fn values_are_coded_as_the_document_says() {
+        assert_eq!(bytes::<Bincode, _>(0x0102_i16), [2, 1]);
+        assert_eq!(bytes::<Cbor, _>(-1_i16), [0x20]);
+        assert_eq!(
+            bytes::<Cbor, _>(u64::MAX),
+            [0x1B, 255, 255, 255, 255, 255, 255, 255, 255]
+        );
+        let big = [&[0xC2, 0x49, 1][..], &[0; 8]].concat();
+        assert_eq!(bytes::<Cbor, _>(1_u128 << 64), big);
+        assert_eq!(bytes::<Bincode, _>(1.0_f32), 1.0_f32.to_le_bytes());
+        assert_eq!(
+            bytes::<Cbor, _>(1.5_f64),
+            [&[0xFB][..], &1.5_f64.to_be_bytes()].concat()
+        );
+        assert_eq!(bytes::<Bincode, _>(true), [1]);
+        assert_eq!(bytes::<Cbor, _>(true), [0xF5]);
+        assert_eq!(bytes::<Bincode, _>('ß'), [0xC3, 0x9F]);
+        assert_eq!(bytes::<Cbor, _>('ß'), [0x18, 0xDF]);
+        assert_eq!(
+            bytes::<Bincode, _>("ab".to_owned()),
+            [2, 0, 0, 0, 0, 0, 0, 0, b'a', b'b']
+        );
+        assert_eq!(bytes::<Cbor, _>("ab".to_owned()), [0x62, b'a', b'b']);
+        assert_eq!(
+            bytes::<Bincode, _>(Bytes(vec![7])),
+            [1, 0, 0, 0, 0, 0, 0, 0, 7]
+        );
+        assert_eq!(bytes::<Cbor, _>(Bytes(vec![7])), [0x41, 7]);
+        assert_eq!(bytes::<Bincode, _>(()), [0; 0]);
+        assert_eq!(bytes::<Cbor, _>(()), [0x80]);
+        assert_eq!(bytes::<Bincode, _>([None, Some(5_u8)]), [0, 1, 5]);
+        assert_eq!(bytes::<Cbor, _>([None, Some(5_u8)]), [0x82, 0xF6, 5]);
+        assert_eq!(bytes::<Bincode, _>(vec![5_u8]), [1, 0, 0, 0, 0, 0, 0, 0, 5]);
+        assert_eq!(bytes::<Cbor, _>(vec![5_u8]), [0x81, 5]);
+        let map = BTreeMap::from([(1_u8, 2_u8)]);
+        assert_eq!(
+            bytes::<Bincode, _>(map.clone()),
+            [1, 0, 0, 0, 0, 0, 0, 0, 1, 2]
+        );
+        assert_eq!(bytes::<Cbor, _>(map), [0xA1, 1, 2]);
+        assert_eq!(bytes::<Bincode, _>((1_u8, 2_u8)), [1, 2]);
+        assert_eq!(bytes::<Cbor, _>((1_u8, 2_u8)), [0x82, 1, 2]);
+        let paid = Plan::Paid { until: 3 };
+        assert_eq!(
+            bytes::<Bincode, _>(paid.clone()),
+            [1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]
+        );
+        let in_cbor = [&[0xA1, 0x64][..], b"Paid", &[0xA1, 0x65], b"until", &[3]].concat();
+        assert_eq!(bytes::<Cbor, _>(paid), in_cbor);
+        assert_eq!(
+            bytes::<Cbor, _>(Plan::Free),
+            [&[0x64][..], b"Free"].concat()
+        );
+        let in_cbor = [&[0xA1, 0x65][..], b"Trial", &[0x82, 1, 0x18, 0xDF]].concat();
+        assert_eq!(bytes::<Cbor, _>(Plan::Trial(1, 'ß')), in_cbor);
+        let in_cbor = [&[0xA1, 0x65][..], b"Named", &[0x61, b'x']].concat();
+        assert_eq!(bytes::<Cbor, _>(Plan::Named("x".to_owned())), in_cbor);
     }
 }

@@ -1,14 +1,16 @@
 //! The fast codec: wincode, which writes bincode's version 1 bytes without going through serde.
 //!
 //! It has a number of its own because its types need other derives. It bounds what it reserves by
-//! the input but not its depth, so recursive types are refused: they do not compile with it.
+//! the input but not its depth, so recursive types are refused.
+
+use std::any::TypeId;
+use std::cell::Cell;
 
 use ::wincode::config::{self, Configuration, DefaultConfig};
 use ::wincode::{SchemaReadOwned, SchemaWrite};
 
-use super::DEPTH_MAX;
 use super::{Codec, CodecError, CodecId};
-use crate::shape::Shape;
+use crate::shape::{Shape, shape_of};
 
 /// wincode with its default configuration, number 2.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +18,7 @@ pub struct Wincode;
 
 impl<T> Codec<T> for Wincode
 where
-    T: Shape + SchemaWrite<DefaultConfig, Src = T> + SchemaReadOwned<DefaultConfig>,
+    T: Shape + 'static + SchemaWrite<DefaultConfig, Src = T> + SchemaReadOwned<DefaultConfig>,
     T: for<'de> ::wincode::SchemaRead<'de, DefaultConfig, Dst = T>,
 {
     const ID: CodecId = CodecId::WINCODE;
@@ -30,8 +32,7 @@ where
     }
 
     fn decode(bytes: &[u8]) -> Result<T, CodecError> {
-        // A recursive type's depth depends on itself, which the compiler reports as a cycle.
-        const { assert!(T::DEPTH <= DEPTH_MAX, "nested too deeply for wincode") };
+        refuse_recursive::<T>()?;
         config::deserialize_exact(bytes, Configuration::default()).map_err(|error| {
             CodecError::Decode {
                 codec: CodecId::WINCODE,
@@ -39,4 +40,28 @@ where
             }
         })
     }
+}
+
+thread_local! {
+    /// The types that were last found not to be recursive: describing one for each entry would cost more than
+    /// decoding it.
+    static BOUNDED: Cell<[Option<TypeId>; 4]> = const { Cell::new([None; 4]) };
+}
+
+fn refuse_recursive<T: Shape + 'static>() -> Result<(), CodecError> {
+    let asked = Some(TypeId::of::<T>());
+    let mut bounded = BOUNDED.get();
+    if bounded.contains(&asked) {
+        return Ok(());
+    }
+    // Only a type inside itself is described by a reference.
+    if shape_of::<T>().contains('^') {
+        return Err(CodecError::Recursive {
+            codec: CodecId::WINCODE,
+        });
+    }
+    bounded.rotate_right(1);
+    bounded[0] = asked;
+    BOUNDED.set(bounded);
+    Ok(())
 }

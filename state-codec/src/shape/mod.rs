@@ -19,6 +19,35 @@ pub use diff::differences;
 ///
 /// Derive it with `#[derive(State)]`. The description must be of what serde does with the type, so an
 /// implementation by hand goes with an implementation of serde's traits by hand.
+///
+/// ```
+/// use heirloom_state_codec::{State, shape_of};
+/// #[derive(State)]
+/// struct Node { name: String, next: Option<Box<Node>> }
+/// assert_eq!(shape_of::<Node>(), "{name:str,next:option<^1>}");
+/// ```
+///
+/// What cannot be described does not compile:
+///
+/// ```compile_fail,E0080
+/// # use heirloom_state_codec::State;
+/// #[derive(State)]
+/// struct Bomb { marks: Vec<()> } // elements of no size cannot be part of a snapshot
+/// ```
+/// ```compile_fail
+/// # use heirloom_state_codec::State;
+/// #[derive(State)]
+/// struct Machine { width: usize } // it differs between machines
+/// ```
+/// ```compile_fail
+/// # use heirloom_state_codec::State;
+/// #[derive(serde::Serialize, State)]
+/// struct Cache { #[serde(skip)] hits: u64 } // the field would silently be lost
+/// ```
+/// ```compile_fail,E0277
+/// # use heirloom_state_codec::shape_of;
+/// shape_of::<std::sync::Arc<u8>>(); // has no shape
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no shape, so it cannot be part of a snapshot",
     note = "`#[derive(State)]` gives a type of your own its shape",
@@ -27,9 +56,6 @@ pub use diff::differences;
     note = "pointers that are shared (`Rc`, `Arc`) cannot be moved: keep keys instead"
 )]
 pub trait Shape {
-    /// How deeply a value can nest. A recursive type has none: using it does not compile.
-    const DEPTH: u32;
-
     /// Describes the type.
     fn describe(to: &mut ShapeBuilder);
 }
@@ -46,13 +72,6 @@ pub fn shape_of<T: Shape + ?Sized>() -> String {
     let mut builder = ShapeBuilder::default();
     T::describe(&mut builder);
     builder.into_text()
-}
-
-/// Deepest field nesting of two; for implementations of [`Shape::DEPTH`].
-#[doc(hidden)]
-#[must_use]
-pub const fn deeper(left: u32, right: u32) -> u32 {
-    if left > right { left } else { right }
 }
 
 /// Hash of a shape: the first 16 bytes of its blake3, as a little-endian number.

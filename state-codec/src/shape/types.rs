@@ -6,14 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::{Duration, SystemTime};
 
-use super::{Shape, ShapeBuilder, deeper};
+use super::{Shape, ShapeBuilder};
 use crate::codec::Bytes;
 
 macro_rules! words {
     ($($type:ty = $word:literal),* $(,)?) => {$(
         impl Shape for $type {
-            const DEPTH: u32 = 0;
-
             fn describe(to: &mut ShapeBuilder) {
                 to.word($word);
             }
@@ -40,16 +38,12 @@ macro_rules! refuse_zero_size {
 }
 
 impl<T: Shape> Shape for Option<T> {
-    const DEPTH: u32 = 1 + T::DEPTH;
-
     fn describe(to: &mut ShapeBuilder) {
         to.container("option", |arguments| arguments.element::<T>());
     }
 }
 
 impl<T: Shape> Shape for Box<T> {
-    const DEPTH: u32 = T::DEPTH;
-
     fn describe(to: &mut ShapeBuilder) {
         // A box of nothing has a size of its own and would pass where its content is refused.
         refuse_zero_size!(T);
@@ -60,8 +54,6 @@ impl<T: Shape> Shape for Box<T> {
 macro_rules! lists {
     ($($type:ident = $name:literal),*) => {$(
         impl<T: Shape> Shape for $type<T> {
-            const DEPTH: u32 = 1 + T::DEPTH;
-
             fn describe(to: &mut ShapeBuilder) {
                 refuse_zero_size!(T);
                 to.container($name, |arguments| arguments.element::<T>());
@@ -73,8 +65,6 @@ macro_rules! lists {
 lists!(Vec = "list", VecDeque = "list", BTreeSet = "set");
 
 impl<K: Shape, V: Shape> Shape for BTreeMap<K, V> {
-    const DEPTH: u32 = 1 + deeper(K::DEPTH, V::DEPTH);
-
     fn describe(to: &mut ShapeBuilder) {
         refuse_zero_size!(K);
         to.container("map", |arguments| {
@@ -85,8 +75,6 @@ impl<K: Shape, V: Shape> Shape for BTreeMap<K, V> {
 }
 
 impl<T: Shape, const N: usize> Shape for [T; N] {
-    const DEPTH: u32 = 1 + T::DEPTH;
-
     fn describe(to: &mut ShapeBuilder) {
         to.array::<T>(N);
     }
@@ -95,12 +83,6 @@ impl<T: Shape, const N: usize> Shape for [T; N] {
 macro_rules! tuples {
     ($(($($element:ident)+))*) => {$(
         impl<$($element: Shape),+> Shape for ($($element,)+) {
-            const DEPTH: u32 = {
-                let mut depth = 0;
-                $(depth = deeper(depth, $element::DEPTH);)+
-                1 + depth
-            };
-
             fn describe(to: &mut ShapeBuilder) {
                 to.tuple::<Self>(|elements| { $(elements.element::<$element>();)+ });
             }
@@ -113,8 +95,6 @@ tuples! {
 }
 
 impl Shape for Duration {
-    const DEPTH: u32 = 1;
-
     fn describe(to: &mut ShapeBuilder) {
         to.structure::<Self>(|fields| {
             fields.field::<u64>("secs");
@@ -124,8 +104,6 @@ impl Shape for Duration {
 }
 
 impl Shape for SystemTime {
-    const DEPTH: u32 = 1;
-
     fn describe(to: &mut ShapeBuilder) {
         to.structure::<Self>(|fields| {
             fields.field::<u64>("secs_since_epoch");
@@ -135,32 +113,24 @@ impl Shape for SystemTime {
 }
 
 impl Shape for Ipv4Addr {
-    const DEPTH: u32 = 1;
-
     fn describe(to: &mut ShapeBuilder) {
         to.array::<u8>(4);
     }
 }
 
 impl Shape for Ipv6Addr {
-    const DEPTH: u32 = 1;
-
     fn describe(to: &mut ShapeBuilder) {
         to.array::<u8>(16);
     }
 }
 
 impl Shape for SocketAddrV4 {
-    const DEPTH: u32 = 2;
-
     fn describe(to: &mut ShapeBuilder) {
         <(Ipv4Addr, u16)>::describe(to);
     }
 }
 
 impl Shape for SocketAddrV6 {
-    const DEPTH: u32 = 2;
-
     fn describe(to: &mut ShapeBuilder) {
         <(Ipv6Addr, u16)>::describe(to);
     }
@@ -169,8 +139,6 @@ impl Shape for SocketAddrV6 {
 macro_rules! either_family {
     ($type:ty, $v4:ty, $v6:ty) => {
         impl Shape for $type {
-            const DEPTH: u32 = 1 + deeper(<$v4>::DEPTH, <$v6>::DEPTH);
-
             fn describe(to: &mut ShapeBuilder) {
                 to.choice::<Self>(|variants| {
                     variants.tuple("V4", |elements| elements.element::<$v4>());
@@ -205,12 +173,6 @@ mod tests {
             shape_of::<SocketAddr>(),
             "[V4((array<u8;4>,u16))|V6((array<u8;16>,u16))]"
         );
-    }
-
-    #[test]
-    fn depth_counts_nesting() {
-        assert_eq!(<u8 as Shape>::DEPTH, 0);
-        assert_eq!(<Vec<Option<(u8, Vec<u8>)>> as Shape>::DEPTH, 4);
     }
 
     #[test]

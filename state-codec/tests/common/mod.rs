@@ -149,8 +149,10 @@ pub(crate) fn notes_only() -> Manifest {
     }
 }
 
+pub(crate) type Sessions = Section<Bincode, String, SessionV3>;
+
 /// The section of sessions, in the version that the newest program writes.
-pub(crate) fn sessions() -> Section<Bincode, String, SessionV3> {
+pub(crate) fn sessions() -> Sessions {
     Section::new(SESSIONS)
 }
 
@@ -231,8 +233,9 @@ pub(crate) fn small_snapshot() -> Vec<u8> {
             bytes: vec![1],
         }],
     };
+    let key_bytes = Sessions::key_bytes(&key).unwrap();
     writer
-        .upsert(ATTIC, 1, b"token", &attic.to_bytes(), None)
+        .upsert(ATTIC, 1, &key_bytes, &attic.to_bytes(), None)
         .unwrap();
     let connection = ConnectionRef {
         connection: 12,
