@@ -1,9 +1,9 @@
 //! The two digests, for two questions.
 //!
-//! The stream digest (blake3 over every byte) answers "I read what you wrote". The state digest answers
-//! "after all the deltas we hold the same state": it is the sum modulo 2^128 of a hash of every live
-//! entry, so it does not depend on order and follows a change at the cost of that one entry. It guards
-//! against faults, not against an adversary who may choose entries.
+//! The stream digest (blake3 over every byte) answers "I read what you wrote". The state digest
+//! answers "after all the deltas we hold the same state": it is the sum modulo 2^128 of a hash of
+//! every live entry, so it does not depend on order and follows a change at the cost of that one
+//! entry. It guards against faults, not against an adversary who may choose entries.
 
 use std::fmt;
 

@@ -53,8 +53,8 @@ pub enum Event<'r> {
     RoundEnd(RoundEnd),
     /// The state stands still from here on.
     Freeze(Freeze),
-    /// The snapshot is complete, and the stream digest holds. Whether the state is the writer's is for
-    /// [`End::verify`] to say.
+    /// The snapshot is complete, and the stream digest holds. Whether the state is the writer's is
+    /// for [`End::verify`] to say.
     End(End),
 }
 
@@ -117,8 +117,8 @@ impl End {
         &self.totals
     }
 
-    /// Compares what the reader holds with what the writer does. Sections may be in any order; one that is
-    /// not listed counts as empty.
+    /// Compares what the reader holds with what the writer does. Sections may be in any order; one
+    /// that is not listed counts as empty.
     ///
     /// # Errors
     /// The first section that differs.

@@ -1,4 +1,5 @@
-//! Reads a snapshot without the program that wrote it and says what is in it and what is wrong with it.
+//! Reads a snapshot without the program that wrote it and says what is in it and what is wrong with
+//! it.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,7 +1,8 @@
 //! The rules by which deltas apply, and the digest of what they lead to.
 //!
-//! [`EntryLedger`] remembers for each live entry its version and hash, not its value. A reader that keeps
-//! these two beside its own entries needs no ledger; one that does not, and the inspector, use it.
+//! [`EntryLedger`] remembers for each live entry its version and hash, not its value. A reader that
+//! keeps these two beside its own entries needs no ledger; one that does not, and the inspector,
+//! use it.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,9 @@
 //! The snapshot stream: how the state of one generation becomes bytes and state again in the next.
 //!
-//! * [`SnapshotWriter`] turns entries into frames, [`SnapshotReader`] frames into checked [`Event`]s. Neither
-//!   does I/O: bytes are carried by the caller, in slices of any size.
-//! * [`Section`] gives a section its types; [`Step`] translates between versions of a type, in both directions.
+//! * [`SnapshotWriter`] turns entries into frames, [`SnapshotReader`] frames into checked
+//!   [`Event`]s. Neither does I/O: bytes are carried by the caller, in slices of any size.
+//! * [`Section`] gives a section its types; [`Step`] translates between versions of a type, in both
+//!   directions.
 //! * [`Codec`]s code keys and values; the envelope around them is coded by hand.
 //! * [`inspect`] reads a snapshot without the program that wrote it.
 //!

@@ -9,8 +9,8 @@ pub const FRAME_CAP_DEFAULT: u32 = 256 * 1024;
 pub const FRAME_CAP_MIN: u32 = 256;
 /// Largest frame cap a header may declare.
 pub const FRAME_CAP_MAX: u32 = 1024 * 1024;
-/// Largest payload of a frame that belongs to the whole stream, whatever the frame cap; it holds an end
-/// mark of [`SECTIONS_MAX`] sections.
+/// Largest payload of a frame that belongs to the whole stream, whatever the frame cap; it holds an
+/// end mark of [`SECTIONS_MAX`] sections.
 pub const CONTROL_BYTES_MAX: u32 = 32 * 1024;
 /// Largest header, extension included.
 pub const HEADER_BYTES_MAX: u32 = 4096;

@@ -1,7 +1,8 @@
 //! The order of frames, as one rule that writer and reader both ask.
 //!
-//! `bulk | delta | reference`* with round ends 0, 1, 2 … between them, one freeze, then end. Bulk comes
-//! before round end 0 only; round ends come before the freeze only; nothing comes behind end or abort.
+//! `bulk | delta | reference`* with round ends 0, 1, 2 … between them, one freeze, then end. Bulk
+//! comes before round end 0 only; round ends come before the freeze only; nothing comes behind end
+//! or abort.
 
 use crate::frame::FrameKind;
 

@@ -1,4 +1,5 @@
-//! A section seen as entries of two types: declares itself, writes in the agreed version, reads in any.
+//! A section seen as entries of two types: declares itself, writes in the agreed version, reads in
+//! any.
 
 use std::marker::PhantomData;
 
@@ -31,7 +32,8 @@ type Types<C, K, V> = fn() -> (C, K, V);
 pub struct Written {
     /// The entry's hash, for its next change.
     pub hash: EntryHash,
-    /// What the version written has no room for; it belongs into the attic section under the same key.
+    /// What the version written has no room for; it belongs into the attic section under the same
+    /// key.
     pub attic: Option<AtticRecord>,
 }
 
@@ -89,6 +91,14 @@ where
             return Err(SchemaMismatch::Key {
                 section: section.name.clone(),
                 differences,
+            });
+        }
+        if !section.codec.same_bytes(Self::codec()) {
+            let (here, there) = (Self::codec(), section.codec);
+            return Err(SchemaMismatch::Codec {
+                section: section.name.clone(),
+                here,
+                there,
             });
         }
         admit::<C, V>(section)?;
@@ -155,7 +165,8 @@ where
         }
     }
 
-    /// Writes an entry of the base. `stored` is the attic record that was read with the entry, if any.
+    /// Writes an entry of the base. `stored` is the attic record that was read with the entry, if
+    /// any.
     ///
     /// # Errors
     /// If the entry cannot be translated or the writer refuses it; nothing has been written then.
@@ -243,8 +254,8 @@ where
         Ok(C::decode(record.key)?)
     }
 
-    /// Reads a record's change and raises its value to `V`. `attic` is what the attic section holds under the
-    /// same key.
+    /// Reads a record's change and raises its value to `V`. `attic` is what the attic section holds
+    /// under the same key.
     ///
     /// # Errors
     /// If the value cannot be decoded or raised.

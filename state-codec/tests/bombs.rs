@@ -1,5 +1,6 @@
-//! Inputs of a few bytes that claim to be huge or nest without end. Each must be refused in a process with
-//! little memory and little time, because a decoder that trusts them aborts or hangs and cannot be caught.
+//! Inputs of a few bytes that claim to be huge or nest without end. Each must be refused in a
+//! process with little memory and little time, because a decoder that trusts them aborts or hangs
+//! and cannot be caught.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

@@ -1,4 +1,5 @@
-//! The example in docs/snapshot-format.md is what the library writes, and what the document's own rules give.
+//! The example in docs/snapshot-format.md is what the library writes, and what the document's own
+//! rules give.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

@@ -1,7 +1,7 @@
 //! Arbitrary input, bounded, under plain `cargo test`: nothing panics, hangs or is believed.
 //!
-//! Random bytes seldom get past a checksum, so most of these make streams with right checksums and wrong content.
-//! `PROPTEST_CASES` runs more of them.
+//! Random bytes seldom get past a checksum, so most of these make streams with right checksums and
+//! wrong content. `PROPTEST_CASES` runs more of them.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

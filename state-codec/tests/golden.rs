@@ -1,7 +1,8 @@
-//! Bytes that must never change: one snapshot of format 1.0, and shape and bytes of every schema version.
+//! Bytes that must never change: one snapshot of format 1.0, and shape and bytes of every schema
+//! version.
 //!
-//! A failure here means that snapshots of released programs can no longer be read. If a file is new, and only
-//! then, `HEIRLOOM_BLESS=1` writes it.
+//! A failure here means that snapshots of released programs can no longer be read. If a file is
+//! new, and only then, `HEIRLOOM_BLESS=1` writes it.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

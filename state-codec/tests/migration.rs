@@ -322,6 +322,16 @@ fn swapped_fields_are_noticed_though_the_bytes_decode() {
             .contains("the value is u32 here and u64 there"),
         "{keys}"
     );
+    let codec = Section::<Cbor, u64, Point>::open(&descriptor).unwrap_err();
+    assert!(
+        codec
+            .to_string()
+            .starts_with("`points` is coded with bincode, not with cbor;"),
+        "{codec}"
+    );
+    let mut same_bytes = descriptor.clone();
+    same_bytes.codec = CodecId::WINCODE;
+    assert!(Section::<Bincode, u64, Point>::open(&same_bytes).is_ok());
     let name = Section::<Bincode, u64, LimitV2>::open(&descriptor).unwrap_err();
     assert!(matches!(name, SchemaMismatch::Name { .. }), "{name}");
 }

@@ -1,5 +1,5 @@
-//! Refuses field types that cannot be part of a snapshot, and finds the element types whose size the
-//! compiler is to check.
+//! Refuses field types that cannot be part of a snapshot, and finds the element types whose size
+//! the compiler is to check.
 
 use syn::{Error, GenericArgument, PathArguments, Result, Type};
 

@@ -52,7 +52,8 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
             }
         }
     };
-    // Of a generic type the elements are not known here; `describe` checks them when it is compiled.
+    // Of a generic type the elements are not known here; `describe` checks them when it is
+    // compiled.
     let sizes = input
         .generics
         .params

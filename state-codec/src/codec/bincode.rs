@@ -1,7 +1,8 @@
 //! The default codec: bincode 2 with its version 1 bytes.
 //!
-//! `config::legacy()` writes little-endian, fixed-width integers and `u64` lengths. wincode writes and reads
-//! the same bytes, which is the tested way out should bincode, no longer maintained, have to go.
+//! `config::legacy()` writes little-endian, fixed-width integers and `u64` lengths. wincode writes
+//! and reads the same bytes, which is the tested way out should bincode, no longer maintained, have
+//! to go.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::Serialize;

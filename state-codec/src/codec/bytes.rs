@@ -6,8 +6,8 @@ use std::ops::Deref;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// A byte string. Serde codes a `Vec<u8>` byte by byte; this is copied as a whole, and is a byte string
-/// rather than an array of numbers in CBOR. In bincode both are the same bytes.
+/// A byte string. Serde codes a `Vec<u8>` byte by byte; this is copied as a whole, and is a byte
+/// string rather than an array of numbers in CBOR. In bincode both are the same bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Bytes(pub Vec<u8>);
 

@@ -1,9 +1,9 @@
 //! The self-describing codec for other languages: CBOR.
 //!
-//! CBOR rather than MessagePack: it is an IETF standard (RFC 8949) with integers of any width, bytes told
-//! apart from text, and a library in every language. Structs are maps by field name, so a reader needs no
-//! schema to make sense of an entry. Order of fields and map keys is the writer's; the same value gives
-//! the same bytes.
+//! CBOR rather than MessagePack: it is an IETF standard (RFC 8949) with integers of any width,
+//! bytes told apart from text, and a library in every language. Structs are maps by field name, so
+//! a reader needs no schema to make sense of an entry. Order of fields and map keys is the
+//! writer's; the same value gives the same bytes.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -1,10 +1,11 @@
 //! A budget around a serde deserializer: depth, and elements per input byte.
 //!
-//! bincode's own limit stops neither a `Vec<()>` that claims 2^40 elements of no bytes from spinning, nor
-//! a recursive type from overflowing the stack. Both are stopped here, for every serde codec at once:
-//! nesting costs depth, and each element of a sequence or map costs one of as many as the input has
-//! bytes, because an element that takes no byte is refused anyway. Owned strings and bytes are asked for as borrowed ones, so
-//! that a claimed length is compared with the input before memory is reserved for it.
+//! bincode's own limit stops neither a `Vec<()>` that claims 2^40 elements of no bytes from
+//! spinning, nor a recursive type from overflowing the stack. Both are stopped here, for every
+//! serde codec at once: nesting costs depth, and each element of a sequence or map costs one of as
+//! many as the input has bytes, because an element that takes no byte is refused anyway. Owned
+//! strings and bytes are asked for as borrowed ones, so that a claimed length is compared with the
+//! input before memory is reserved for it.
 
 use std::cell::Cell;
 use std::fmt;

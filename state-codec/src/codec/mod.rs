@@ -1,7 +1,7 @@
 //! How keys and values become bytes, behind a number that stands in the manifest.
 //!
-//! A codec knows nothing of frames, versions or digests. It refuses input that would cost more than its
-//! length: see [`guard`].
+//! A codec knows nothing of frames, versions or digests. It refuses input that would cost more than
+//! its length: see [`guard`].
 
 mod bincode;
 mod bytes;
@@ -32,6 +32,19 @@ impl CodecId {
     pub const WINCODE: Self = Self(2);
     /// CBOR (RFC 8949), structs as maps by field name.
     pub const CBOR: Self = Self(3);
+
+    /// Whether the two write the same bytes, so that either reads what the other wrote.
+    #[must_use]
+    pub fn same_bytes(self, other: Self) -> bool {
+        let plain = |codec| {
+            if codec == Self::WINCODE {
+                Self::BINCODE
+            } else {
+                codec
+            }
+        };
+        plain(self) == plain(other)
+    }
 }
 
 impl std::fmt::Display for CodecId {

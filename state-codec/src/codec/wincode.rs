@@ -43,8 +43,8 @@ where
 }
 
 thread_local! {
-    /// The types that were last found not to be recursive: describing one for each entry would cost more than
-    /// decoding it.
+    /// The types that were last found not to be recursive: describing one for each entry would cost
+    /// more than decoding it.
     static BOUNDED: Cell<[Option<TypeId>; 4]> = const { Cell::new([None; 4]) };
 }
 

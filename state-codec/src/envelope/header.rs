@@ -6,8 +6,8 @@ use crate::error::Defect;
 use crate::limits::{FRAME_CAP_MAX, FRAME_CAP_MIN, HEADER_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::wire::{Cursor, Put, Short};
 
-/// First bytes of every snapshot. The high bit catches a 7-bit channel, CR LF and LF catch text-mode
-/// conversion, 0x1A stops a terminal listing; the trick is PNG's.
+/// First bytes of every snapshot. The high bit catches a 7-bit channel, CR LF and LF catch
+/// text-mode conversion, 0x1A stops a terminal listing; the trick is PNG's.
 pub const MAGIC: [u8; 8] = [0x89, b'H', b'L', b'S', 0x0D, 0x0A, 0x1A, 0x0A];
 /// A reader refuses any other major version.
 pub const FORMAT_MAJOR: u16 = 1;

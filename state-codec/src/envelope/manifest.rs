@@ -1,4 +1,5 @@
-//! The manifest: what sections follow, in which schema and codec, and which of them must be understood.
+//! The manifest: what sections follow, in which schema and codec, and which of them must be
+//! understood.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -1,6 +1,7 @@
 //! Frames: the unit in which everything behind the manifest is sent, checked and counted.
 //!
-//! This module owns the frame header. The payloads are in [`record`], [`reference`] and [`control`].
+//! This module owns the frame header. The payloads are in [`record`], [`reference`] and
+//! [`control`].
 
 pub(crate) mod control;
 pub(crate) mod record;

@@ -1,4 +1,5 @@
-//! References to file descriptors that travel beside the stream: large objects and live connections.
+//! References to file descriptors that travel beside the stream: large objects and live
+//! connections.
 //!
 //! The number in a reference is the descriptor's position among those passed for this handover. How
 //! they are passed is the channel's matter; nothing here touches one.

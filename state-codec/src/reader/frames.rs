@@ -57,8 +57,8 @@ impl SnapshotReader {
         Ok(progress)
     }
 
-    /// Checks all of a frame header that can be wrong though its checksum holds. `None` is an unknown
-    /// kind that may be skipped.
+    /// Checks all of a frame header that can be wrong though its checksum holds. `None` is an
+    /// unknown kind that may be skipped.
     fn check_frame_header(&self, header: &FrameHeader) -> Result<Option<FrameKind>, ReadError> {
         if header.sequence != self.sequence {
             let (expected, found) = (self.sequence, header.sequence);

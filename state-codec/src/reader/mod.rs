@@ -1,8 +1,9 @@
 //! The reading half: bytes in, checked events out, no I/O.
 //!
 //! The caller fills [`SnapshotReader::space`] from wherever the stream comes and calls
-//! [`SnapshotReader::poll`] until it asks for more. Memory is bounded by one frame, one manifest and one
-//! continued entry, whatever the stream claims: no length is believed before its checksum held.
+//! [`SnapshotReader::poll`] until it asks for more. Memory is bounded by one frame, one manifest
+//! and one continued entry, whatever the stream claims: no length is believed before its checksum
+//! held.
 
 mod envelope;
 mod frames;
@@ -121,8 +122,8 @@ impl SnapshotReader {
         self.intake.space()
     }
 
-    /// Says that the first `count` bytes of [`Self::space`] have been filled; more than it has counts
-    /// as all.
+    /// Says that the first `count` bytes of [`Self::space`] have been filled; more than it has
+    /// counts as all.
     pub fn filled(&mut self, count: usize) {
         self.intake.filled(count);
     }

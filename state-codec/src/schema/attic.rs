@@ -1,7 +1,7 @@
 //! The attic: what a downgrade took out of an entry, kept for the day the entry goes up again.
 //!
-//! The older program stores and returns it without being able to read it. It counts only while the entry
-//! is the very one it was taken from, which the hash of the entry's bytes tells.
+//! The older program stores and returns it without being able to read it. It counts only while the
+//! entry is the very one it was taken from, which the hash of the entry's bytes tells.
 
 use xxhash_rust::xxh3::xxh3_128;
 

@@ -16,11 +16,12 @@ pub struct ReadEntry<T> {
 
 /// Decodes an entry that was written in `version` and raises it to `T`.
 ///
-/// `attic` is what stands under the entry's key in the attic section, if anything does. It is given up if the
-/// entry has changed since.
+/// `attic` is what stands under the entry's key in the attic section, if anything does. It is given
+/// up if the entry has changed since.
 ///
 /// # Errors
-/// All of [`MigrateError`]; [`MigrateError::UnknownVersion`] also for a version newer than `T`, which only a newer program translates.
+/// All of [`MigrateError`]; [`MigrateError::UnknownVersion`] also for a version newer than `T`,
+/// which only a newer program translates.
 pub fn read_entry<C, T>(
     version: u32,
     bytes: &[u8],
@@ -55,7 +56,8 @@ where
     let attic = if layers.is_empty() {
         None
     } else {
-        // A version newer than this program's put something aside: it belongs to the raised entry now.
+        // A version newer than this program's put something aside: it belongs to the raised entry
+        // now.
         let mut own = Vec::new();
         C::encode(&value, &mut own)?;
         Some(AtticRecord {
@@ -66,8 +68,8 @@ where
     Ok(ReadEntry { value, attic })
 }
 
-/// Appends the bytes of `value` in `version` and returns what is to stand under its key in the attic
-/// section. `stored` is what [`read_entry`] returned with the entry, if it returned anything.
+/// Appends the bytes of `value` in `version` and returns what is to stand under its key in the
+/// attic section. `stored` is what [`read_entry`] returned with the entry, if it returned anything.
 ///
 /// # Errors
 /// All of [`MigrateError`]. What was appended before an error is to be discarded.

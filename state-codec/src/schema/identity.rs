@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Lineage, Schema};
+use crate::codec::CodecId;
 use crate::envelope::{SchemaRef, SectionDescriptor};
 use crate::shape::{Fingerprint, differences, shape_of};
 
@@ -48,6 +49,15 @@ pub enum SchemaMismatch {
         /// What the other one wrote.
         there: String,
     },
+    /// Another codec.
+    Codec {
+        /// Name of the section.
+        section: String,
+        /// The codec that the running program expects.
+        here: CodecId,
+        /// The codec that was used.
+        there: CodecId,
+    },
     /// The keys have another shape.
     Key {
         /// Name of the section.
@@ -83,6 +93,14 @@ impl fmt::Display for SchemaMismatch {
                 list(here),
                 list(there)
             ),
+            Self::Codec {
+                section,
+                here,
+                there,
+            } => write!(
+                f,
+                "`{section}` is coded with {there}, not with {here}; read it with the codec that the manifest names"
+            ),
             Self::Name { here, there } => write!(
                 f,
                 "schema `{there}` stands where `{here}` is expected; the section's name is used for something else now"
@@ -101,12 +119,14 @@ impl fmt::Display for SchemaMismatch {
 
 impl std::error::Error for SchemaMismatch {}
 
-/// The newest version that both programs know, to be settled before anything is frozen. `here` and `there`
-/// are lists such as [`Lineage::schemas`] makes; the newer program translates, whichever side it is on.
+/// The newest version that both programs know, to be settled before anything is frozen. `here` and
+/// `there` are lists such as [`Lineage::schemas`] makes; the newer program translates, whichever
+/// side it is on.
 ///
 /// # Errors
-/// [`SchemaMismatch::Shape`] if a version that both list has two shapes, even if another one would do:
-/// one of the programs is then not what it says. [`SchemaMismatch::Versions`] if they have none in common.
+/// [`SchemaMismatch::Shape`] if a version that both list has two shapes, even if another one would
+/// do: one of the programs is then not what it says. [`SchemaMismatch::Versions`] if they have none
+/// in common.
 pub fn agree<'h>(
     name: &str,
     here: &'h [SchemaRef],
@@ -143,7 +163,7 @@ pub fn agree<'h>(
 /// Checks that a section's values can be read as `T`, before any of them is decoded.
 ///
 /// # Errors
-/// All of [`SchemaMismatch`] but [`SchemaMismatch::Key`].
+/// All of [`SchemaMismatch`] but [`SchemaMismatch::Key`] and [`SchemaMismatch::Codec`].
 pub fn admit<C, T: Lineage<C> + Schema>(section: &SectionDescriptor) -> Result<(), SchemaMismatch> {
     let theirs = &section.schema;
     if theirs.name != T::NAME {

@@ -36,7 +36,8 @@ pub trait Lineage<C>: Ancestor + Sized {
     #[must_use]
     fn schemas() -> Vec<SchemaRef>;
 
-    /// Decodes `bytes` as `version` and walks up. Layers that belong to the steps taken are used up.
+    /// Decodes `bytes` as `version` and walks up. Layers that belong to the steps taken are used
+    /// up.
     ///
     /// # Errors
     /// All of [`MigrateError`].
@@ -48,8 +49,8 @@ pub trait Lineage<C>: Ancestor + Sized {
         context: &mut Context,
     ) -> Result<Option<Self>, MigrateError>;
 
-    /// Walks down to `version` and appends its bytes. What is put aside is added to `layers`. `false` if
-    /// there is no such version.
+    /// Walks down to `version` and appends its bytes. What is put aside is added to `layers`.
+    /// `false` if there is no such version.
     ///
     /// # Errors
     /// All of [`MigrateError`].

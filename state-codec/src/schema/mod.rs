@@ -1,8 +1,8 @@
 //! Versions of a schema, and the steps between them.
 //!
-//! Each version is a struct of its own that is never changed again. Between two neighbours stands one
-//! [`Step`] that goes both ways, so the newer program translates both what an older one wrote and
-//! what an older one is to read. Steps compose; nobody writes a step over two versions.
+//! Each version is a struct of its own that is never changed again. Between two neighbours stands
+//! one [`Step`] that goes both ways, so the newer program translates both what an older one wrote
+//! and what an older one is to read. Steps compose; nobody writes a step over two versions.
 //!
 //! ```
 //! use heirloom_state_codec::*;
@@ -59,16 +59,16 @@ pub trait Schema: Shape {
 
 /// The two ways between a version and the one before it, declared together.
 ///
-/// Both ways may fail, and neither may depend on anything but its arguments: they run in the newer program only, before commit, and
-/// may run for an entry more than once.
+/// Both ways may fail, and neither may depend on anything but its arguments: they run in the newer
+/// program only, before commit, and may run for an entry more than once.
 pub trait Step: Schema + Sized {
     /// The version before this one; [`Origin`] for the oldest.
     type Older: Ancestor;
     /// What the older version has no room for; `()` if it has room for everything.
     type Attic: Shape;
 
-    /// From the older version to this one. `attic` is what [`Self::down`] put aside for this very entry, if
-    /// it went down once and has not changed since.
+    /// From the older version to this one. `attic` is what [`Self::down`] put aside for this very
+    /// entry, if it went down once and has not changed since.
     ///
     /// # Errors
     /// If the older value has no meaning in this version. The handover is then aborted.

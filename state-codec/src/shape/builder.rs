@@ -63,7 +63,8 @@ impl ShapeBuilder {
         });
     }
 
-    /// Named variants in a fixed order, such as `[Free|Paid{until:u64}]`. `T` is the type described.
+    /// Named variants in a fixed order, such as `[Free|Paid{until:u64}]`. `T` is the type
+    /// described.
     pub fn choice<T: ?Sized>(&mut self, variants: impl FnOnce(&mut Variants<'_>)) {
         self.bracketed::<T>('[', ']', |builder| {
             variants(&mut Variants {

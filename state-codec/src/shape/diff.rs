@@ -5,8 +5,8 @@ use super::parse::{Tree, parse};
 /// Most differences that are listed.
 const LISTED_MAX: usize = 16;
 
-/// The differences between two shapes, one sentence each, at most sixteen. `here` is the shape that the
-/// running program has, `there` the other one. Empty if and only if the texts are equal.
+/// The differences between two shapes, one sentence each, at most sixteen. `here` is the shape that
+/// the running program has, `there` the other one. Empty if and only if the texts are equal.
 ///
 /// ```
 /// use heirloom_state_codec::differences;

@@ -1,8 +1,9 @@
 //! The shape of a type: a canonical text of what its bytes consist of, and its fingerprint.
 //!
-//! bincode's bytes do not say what they are: two swapped `u32` fields decode without an error. So each
-//! section carries the shape of its values, and bytes are decoded only as a type of the same shape.
-//! The text is structural: names of types do not matter, names and order of fields and variants do.
+//! bincode's bytes do not say what they are: two swapped `u32` fields decode without an error. So
+//! each section carries the shape of its values, and bytes are decoded only as a type of the same
+//! shape. The text is structural: names of types do not matter, names and order of fields and
+//! variants do.
 
 mod builder;
 mod diff;
@@ -17,8 +18,8 @@ pub use diff::differences;
 
 /// A type whose bytes can be described.
 ///
-/// Derive it with `#[derive(State)]`. The description must be of what serde does with the type, so an
-/// implementation by hand goes with an implementation of serde's traits by hand.
+/// Derive it with `#[derive(State)]`. The description must be of what serde does with the type, so
+/// an implementation by hand goes with an implementation of serde's traits by hand.
 ///
 /// ```
 /// use heirloom_state_codec::{State, shape_of};

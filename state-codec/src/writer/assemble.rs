@@ -143,8 +143,8 @@ impl SnapshotWriter {
         }
     }
 
-    /// Restores the frame cap after the record at `record_start` was appended to the open frame: the
-    /// records before it are sealed, and one too large for any frame is split over several.
+    /// Restores the frame cap after the record at `record_start` was appended to the open frame:
+    /// the records before it are sealed, and one too large for any frame is split over several.
     pub(super) fn fit(&mut self, record_start: usize) {
         let Some(open) = self.open else { return };
         let payload_start = open.start + FRAME_HEADER_BYTES;

@@ -1,5 +1,5 @@
-//! Keys and values as the writer takes them: bytes, or something with a codec; and what a section's kind
-//! demands of its keys.
+//! Keys and values as the writer takes them: bytes, or something with a codec; and what a section's
+//! kind demands of its keys.
 
 use crate::codec::Codec;
 use crate::envelope::SectionKind;

@@ -1,8 +1,8 @@
 //! The writing half: entries in, frames out, no I/O.
 //!
-//! Every call appends to an open frame; a full frame is sealed and waits in [`SnapshotWriter::ready`]
-//! until the caller has carried it away. So a caller may send in slices of any size, between two
-//! requests or from another thread, and never blocks in here.
+//! Every call appends to an open frame; a full frame is sealed and waits in
+//! [`SnapshotWriter::ready`] until the caller has carried it away. So a caller may send in slices
+//! of any size, between two requests or from another thread, and never blocks in here.
 
 mod assemble;
 mod field;
@@ -120,9 +120,9 @@ impl SnapshotWriter {
         })
     }
 
-    /// Sets the shard that the frames from here on bear: the writer's own division of a section, 0 if
-    /// there is none. All records of one key must bear the same shard, so that a reader may apply
-    /// different shards side by side.
+    /// Sets the shard that the frames from here on bear: the writer's own division of a section, 0
+    /// if there is none. All records of one key must bear the same shard, so that a reader may
+    /// apply different shards side by side.
     pub fn set_shard(&mut self, shard: u32) {
         if shard != self.shard {
             self.flush();
@@ -132,7 +132,8 @@ impl SnapshotWriter {
 
     /// Appends an entry of the base. Each key may come once.
     ///
-    /// Returns the entry's hash, which a later [`Self::upsert`] or [`Self::tombstone`] of the same key needs.
+    /// Returns the entry's hash, which a later [`Self::upsert`] or [`Self::tombstone`] of the same
+    /// key needs.
     ///
     /// # Errors
     /// All of [`WriteError`] but those of [`Self::new`]. Nothing has been appended then.
@@ -170,8 +171,8 @@ impl SnapshotWriter {
         self.entry(FrameKind::Bulk, section, version, key, Some(value))
     }
 
-    /// Appends an entry that is new or has changed. `replaced` is the hash that this key's previous record
-    /// in this stream returned, `None` if there was none or it was removed since.
+    /// Appends an entry that is new or has changed. `replaced` is the hash that this key's previous
+    /// record in this stream returned, `None` if there was none or it was removed since.
     ///
     /// # Errors
     /// As [`Self::bulk`].
@@ -275,11 +276,12 @@ impl SnapshotWriter {
         )
     }
 
-    /// Ends a round of pre-copy; the first one ends the base. `dirty` is how many entries are known to
-    /// have changed meanwhile.
+    /// Ends a round of pre-copy; the first one ends the base. `dirty` is how many entries are known
+    /// to have changed meanwhile.
     ///
     /// # Errors
-    /// [`WriteError::Order`] after the freeze, [`WriteError::Backlog`], [`WriteError::StreamLength`].
+    /// [`WriteError::Order`] after the freeze, [`WriteError::Backlog`],
+    /// [`WriteError::StreamLength`].
     pub fn round_end(&mut self, dirty: u64) -> Result<RoundEnd, WriteError> {
         self.room()?;
         self.flush();
@@ -301,7 +303,8 @@ impl SnapshotWriter {
     /// Marks that the state stands still from here on.
     ///
     /// # Errors
-    /// [`WriteError::Order`] the second time, [`WriteError::Backlog`], [`WriteError::StreamLength`].
+    /// [`WriteError::Order`] the second time, [`WriteError::Backlog`],
+    /// [`WriteError::StreamLength`].
     pub fn freeze(&mut self) -> Result<(), WriteError> {
         self.room()?;
         let rounds = self.order.rounds();
@@ -362,8 +365,8 @@ impl SnapshotWriter {
         &self.out[self.taken..self.sealed]
     }
 
-    /// Says that the first `count` bytes of [`Self::ready`] have been carried away; more than it holds
-    /// counts as all.
+    /// Says that the first `count` bytes of [`Self::ready`] have been carried away; more than it
+    /// holds counts as all.
     pub fn consume(&mut self, count: usize) {
         self.taken = self.sealed.min(self.taken.saturating_add(count));
         let all_taken = self.taken == self.out.len();
@@ -384,7 +387,8 @@ impl SnapshotWriter {
     /// Carries everything that is ready into `output`, until it is all written or `output` fails.
     ///
     /// # Errors
-    /// What `output` returns. A call repeated after [`io::ErrorKind::WouldBlock`] goes on where it stopped.
+    /// What `output` returns. A call repeated after [`io::ErrorKind::WouldBlock`] goes on where it
+    /// stopped.
     pub fn write_to(&mut self, output: &mut impl io::Write) -> io::Result<()> {
         while !self.ready().is_empty() {
             match output.write(self.ready()) {

@@ -1,5 +1,5 @@
-//! Snapshots put together byte by byte from docs/snapshot-format.md, without the library's writer. So tests can
-//! make streams that no writer makes, and the document is tried out at the same time.
+//! Snapshots put together byte by byte from docs/snapshot-format.md, without the library's writer.
+//! So tests can make streams that no writer makes, and the document is tried out at the same time.
 
 pub(crate) const MAGIC: [u8; 8] = [0x89, 0x48, 0x4C, 0x53, 0x0D, 0x0A, 0x1A, 0x0A];
 
