@@ -210,6 +210,18 @@ impl Manifest {
         self.sections.iter().find(|section| section.name == name)
     }
 
+    /// The first required section that the reader has no use for. If there is one, the snapshot must be
+    /// refused: what it holds would be lost.
+    #[must_use]
+    pub fn unserved(
+        &self,
+        serves: impl Fn(&SectionDescriptor) -> bool,
+    ) -> Option<&SectionDescriptor> {
+        self.sections
+            .iter()
+            .find(|section| section.required && !serves(section))
+    }
+
     /// Checks what [`Self::parse`] would refuse and returns the manifest's bytes.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, ManifestDefect> {
         self.check()?;
@@ -394,6 +406,17 @@ mod tests {
     fn a_manifest_reads_back() {
         let bytes = sample().to_bytes().unwrap();
         assert_eq!(Manifest::parse(&bytes), Ok(sample()));
+    }
+
+    #[test]
+    fn a_required_section_must_be_served_and_another_need_not() {
+        let manifest = sample();
+        assert_eq!(
+            manifest.unserved(|section| section.name == "sessions"),
+            None
+        );
+        let unserved = manifest.unserved(|section| section.name == "sessions.attic");
+        assert_eq!(unserved, manifest.named("sessions"));
     }
 
     #[test]
