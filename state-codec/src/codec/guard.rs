@@ -27,6 +27,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// The budget for a value of this many bytes.
+    #[inline]
     pub(super) fn for_input(bytes: usize) -> Self {
         Self {
             depth: Cell::new(DEPTH_MAX),
@@ -34,31 +35,40 @@ impl Budget {
         }
     }
 
+    #[inline]
     fn descend<E: Error>(&self) -> Result<Level<'_>, E> {
         let Some(left) = self.depth.get().checked_sub(1) else {
-            return Err(E::custom(format_args!(
-                "nested deeper than {DEPTH_MAX} levels"
-            )));
+            return Err(too_deep());
         };
         self.depth.set(left);
         Ok(Level(self))
     }
 
+    #[inline]
     fn element<E: Error>(&self) -> Result<(), E> {
         let Some(left) = self.elements.get().checked_sub(1) else {
-            return Err(E::custom(
-                "more elements than bytes; elements of no bytes are refused",
-            ));
+            return Err(too_many());
         };
         self.elements.set(left);
         Ok(())
     }
 }
 
+#[cold]
+fn too_deep<E: Error>() -> E {
+    E::custom(format_args!("nested deeper than {DEPTH_MAX} levels"))
+}
+
+#[cold]
+fn too_many<E: Error>() -> E {
+    E::custom("more elements than bytes; elements of no bytes are refused")
+}
+
 /// One level of nesting, given back when dropped.
 struct Level<'b>(&'b Budget);
 
 impl Drop for Level<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.0.depth.set(self.0.depth.get() + 1);
     }
@@ -71,6 +81,7 @@ pub(super) struct Guarded<'b, T> {
 }
 
 impl<'b, T> Guarded<'b, T> {
+    #[inline]
     pub(super) fn new(inner: T, budget: &'b Budget) -> Self {
         Self { inner, budget }
     }
@@ -79,6 +90,7 @@ impl<'b, T> Guarded<'b, T> {
 /// Passes a request on, with a guarded visitor.
 macro_rules! forward {
     ($($method:ident)*) => {$(
+        #[inline]
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
             self.inner.$method(Guarded::new(visitor, self.budget))
         }
@@ -96,16 +108,19 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
         deserialize_map deserialize_identifier deserialize_ignored_any
     }
 
+    #[inline]
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.inner
             .deserialize_str(Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.inner
             .deserialize_bytes(Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn deserialize_unit_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -115,6 +130,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
             .deserialize_unit_struct(name, Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -124,6 +140,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
             .deserialize_newtype_struct(name, Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn deserialize_tuple<V: Visitor<'de>>(
         self,
         len: usize,
@@ -133,6 +150,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
             .deserialize_tuple(len, Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -143,6 +161,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
             .deserialize_tuple_struct(name, len, Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -153,6 +172,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
             .deserialize_struct(name, fields, Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -163,6 +183,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
             .deserialize_enum(name, variants, Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }
@@ -171,6 +192,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
 /// Passes a plain value on.
 macro_rules! plain {
     ($($method:ident($value:ty))*) => {$(
+        #[inline]
         fn $method<E: Error>(self, value: $value) -> Result<V::Value, E> {
             self.inner.$method(value)
         }
@@ -192,35 +214,42 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Guarded<'_, V> {
         visit_byte_buf(Vec<u8>)
     }
 
+    #[inline]
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
         self.inner.visit_none()
     }
 
+    #[inline]
     fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
         self.inner.visit_unit()
     }
 
+    #[inline]
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         let _level = self.budget.descend()?;
         self.inner.visit_some(Guarded::new(inner, self.budget))
     }
 
+    #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         let _level = self.budget.descend()?;
         self.inner
             .visit_newtype_struct(Guarded::new(inner, self.budget))
     }
 
+    #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let _level = self.budget.descend()?;
         self.inner.visit_seq(Guarded::new(inner, self.budget))
     }
 
+    #[inline]
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let _level = self.budget.descend()?;
         self.inner.visit_map(Guarded::new(inner, self.budget))
     }
 
+    #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let _level = self.budget.descend()?;
         self.inner.visit_enum(Guarded::new(inner, self.budget))
@@ -230,6 +259,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Guarded<'_, V> {
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guarded<'_, S> {
     type Value = S::Value;
 
+    #[inline]
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<S::Value, D::Error> {
         self.inner.deserialize(Guarded::new(inner, self.budget))
     }
@@ -238,6 +268,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Guarded<'_, S> {
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Guarded<'_, A> {
     type Error = A::Error;
 
+    #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
@@ -251,6 +282,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Guarded<'_, A> {
         Ok(element)
     }
 
+    #[inline]
     fn size_hint(&self) -> Option<usize> {
         self.inner
             .size_hint()
@@ -261,6 +293,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Guarded<'_, A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Guarded<'_, A> {
     type Error = A::Error;
 
+    #[inline]
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
@@ -272,10 +305,12 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Guarded<'_, A> {
         Ok(key)
     }
 
+    #[inline]
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, A::Error> {
         self.inner.next_value_seed(Guarded::new(seed, self.budget))
     }
 
+    #[inline]
     fn size_hint(&self) -> Option<usize> {
         self.inner
             .size_hint()
@@ -287,6 +322,7 @@ impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Guarded<'b, A> {
     type Error = A::Error;
     type Variant = Guarded<'b, A::Variant>;
 
+    #[inline]
     fn variant_seed<S: DeserializeSeed<'de>>(
         self,
         seed: S,
@@ -299,20 +335,24 @@ impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Guarded<'b, A> {
 impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guarded<'_, A> {
     type Error = A::Error;
 
+    #[inline]
     fn unit_variant(self) -> Result<(), A::Error> {
         self.inner.unit_variant()
     }
 
+    #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
         self.inner
             .newtype_variant_seed(Guarded::new(seed, self.budget))
     }
 
+    #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
         self.inner
             .tuple_variant(len, Guarded::new(visitor, self.budget))
     }
 
+    #[inline]
     fn struct_variant<V: Visitor<'de>>(
         self,
         fields: &'static [&'static str],

@@ -334,21 +334,27 @@ impl SnapshotReader {
         if matches!(place, Place::Continued) && records.len() != 1 {
             return Err(self.intake.at(FRAME_HEADER_BYTES, RecordDefect::Count));
         }
-        let limit = u64::from(self.limits.entry_bytes_max.min(ENTRY_BYTES_MAX));
-        for record in records.clone() {
-            let found = (record.raw.len() - RECORD_HEADER_BYTES) as u64;
-            if found > limit {
-                return Err(self.intake.at(
-                    FRAME_HEADER_BYTES,
-                    Defect::Limit {
-                        what: "an entry",
-                        found,
-                        limit,
-                    },
-                ));
-            }
+        let limit = self.limits.entry_bytes_max.min(ENTRY_BYTES_MAX);
+        // No record is larger than the payload it is in.
+        if self.bytes(place).len() > limit as usize + RECORD_HEADER_BYTES {
+            self.check_entry_sizes(records.clone(), u64::from(limit))?;
         }
         Ok(records)
+    }
+
+    fn check_entry_sizes(&self, records: Records<'_>, limit: u64) -> Result<(), ReadError> {
+        for record in records {
+            let found = (record.raw.len() - RECORD_HEADER_BYTES) as u64;
+            if found > limit {
+                let defect = Defect::Limit {
+                    what: "an entry",
+                    found,
+                    limit,
+                };
+                return Err(self.intake.at(FRAME_HEADER_BYTES, defect));
+            }
+        }
+        Ok(())
     }
 }
 
