@@ -20,10 +20,17 @@ pub(crate) fn post(stream: TcpStream, path: &str) -> Result<String, String> {
 }
 
 fn request(mut stream: TcpStream, method: &str, path: &str) -> Result<String, String> {
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
     let mut answer = String::new();
-    stream.write_all(head.as_bytes()).and_then(|()| stream.read_to_string(&mut answer)).map_err(|error| error.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("not an answer: {answer:?}"))?;
+    stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.read_to_string(&mut answer))
+        .map_err(|error| error.to_string())?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| format!("not an answer: {answer:?}"))?;
     if !head.starts_with("HTTP/1.1 200 ") {
         return Err(head.to_owned());
     }

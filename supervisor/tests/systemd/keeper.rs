@@ -36,7 +36,10 @@ impl Keeper {
     pub(crate) fn boot(version: Version, files: &[(&Path, &str)]) -> Self {
         version::require_tools();
         let lower = version.root();
-        let directory = tempfile::Builder::new().prefix("heirloom-rig-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("heirloom-rig-")
+            .tempdir()
+            .expect("a temporary directory");
         // The script removes it: it may outlive this process.
         let directory = directory.keep();
         let address = directory.with_extension("notify");
@@ -46,7 +49,11 @@ impl Keeper {
             .arg("boot")
             .arg(lower)
             .arg(&directory)
-            .args(files.iter().map(|(here, there)| format!("{}:{there}", here.display())))
+            .args(
+                files
+                    .iter()
+                    .map(|(here, there)| format!("{}:{there}", here.display())),
+            )
             .env("NOTIFY_SOCKET", &address)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -60,13 +67,24 @@ impl Keeper {
             let console = Arc::clone(&console);
             std::thread::spawn(move || collect(output, &console))
         });
-        let mut keeper = Self { script, console, reader, leader_pid: 0, directory };
+        let mut keeper = Self {
+            script,
+            console,
+            reader,
+            leader_pid: 0,
+            directory,
+        };
         let booted = keeper.await_ready(&notify);
         fs::remove_file(&address).expect("the socket is still there");
         if let Err(reason) = booted {
-            panic!("systemd {} did not boot: {reason}; its console:\n{}", version.number(), keeper.console());
+            panic!(
+                "systemd {} did not boot: {reason}; its console:\n{}",
+                version.number(),
+                keeper.console()
+            );
         }
-        keeper.leader_pid = leader_below(keeper.script.id()).expect("a booted root has a process 1");
+        keeper.leader_pid =
+            leader_below(keeper.script.id()).expect("a booted root has a process 1");
         keeper
     }
 
@@ -77,21 +95,34 @@ impl Keeper {
 
     /// What was printed so far.
     pub(crate) fn console(&self) -> String {
-        self.console.lock().expect("nobody panics holding it").clone()
+        self.console
+            .lock()
+            .expect("nobody panics holding it")
+            .clone()
     }
 
     /// nspawn passes on the READY=1 of the systemd inside. A script that ends first has failed.
     fn await_ready(&mut self, notify: &UnixDatagram) -> Result<(), String> {
         let deadline = Instant::now() + BOOT_LIMIT;
         // Woken by messages; the timeout is only for noticing that none will come.
-        notify.set_read_timeout(Some(Duration::from_millis(200))).map_err(|error| error.to_string())?;
+        notify
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .map_err(|error| error.to_string())?;
         let mut message = [0; 4096];
         while Instant::now() < deadline {
             match notify.recv(&mut message) {
-                Ok(length) if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1") => return Ok(()),
+                Ok(length)
+                    if String::from_utf8_lossy(&message[..length])
+                        .lines()
+                        .any(|line| line == "READY=1") =>
+                {
+                    return Ok(());
+                }
                 Ok(_) => {}
                 Err(_) => {
-                    if let Some(status) = self.script.try_wait().map_err(|error| error.to_string())? {
+                    if let Some(status) =
+                        self.script.try_wait().map_err(|error| error.to_string())?
+                    {
                         return Err(format!("keeper.sh ended with {status}"));
                     }
                 }
@@ -128,7 +159,9 @@ fn leader_below(ancestor: u32) -> Option<u32> {
     let parents = processes();
     parents
         .iter()
-        .filter(|process| process.namespace_pids.len() >= 3 && process.namespace_pids.last() == Some(&1))
+        .filter(|process| {
+            process.namespace_pids.len() >= 3 && process.namespace_pids.last() == Some(&1)
+        })
         .map(|process| process.pid)
         .find(|&pid| descends_from(pid, ancestor, &parents))
 }
@@ -138,7 +171,9 @@ fn descends_from(mut pid: u32, ancestor: u32, processes: &[Process]) -> bool {
         if pid == ancestor {
             return true;
         }
-        let Some(process) = processes.iter().find(|process| process.pid == pid) else { return false };
+        let Some(process) = processes.iter().find(|process| process.pid == pid) else {
+            return false;
+        };
         pid = process.parent;
     }
     false
@@ -155,16 +190,31 @@ struct Process {
 
 fn processes() -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");
-    entries.filter_map(Result::ok).filter_map(|entry| process(&entry.path())).collect()
+    entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| process(&entry.path()))
+        .collect()
 }
 
-fn process(directory: &PathBuf) -> Option<Process> {
+fn process(directory: &Path) -> Option<Process> {
     let pid = directory.file_name()?.to_str()?.parse().ok()?;
     let status = fs::read_to_string(directory.join("status")).ok()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
     let parent = field("PPid:")?.parse().ok()?;
-    let namespace_pids = field("NSpid:")?.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-    Some(Process { pid, parent, namespace_pids })
+    let namespace_pids = field("NSpid:")?
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect();
+    Some(Process {
+        pid,
+        parent,
+        namespace_pids,
+    })
 }
 
 /// The rig's own promises: nothing of it is left, also when the script is killed with no chance to clean up.
@@ -182,8 +232,15 @@ mod tests {
     #[test]
     fn a_dropped_keeper_leaves_nothing() {
         let keeper = Keeper::boot(Version::V252, &[]);
-        let (leader, directory, groups) = (keeper.leader_pid, keeper.directory.clone(), groups_of(&keeper));
-        assert!(directory.is_dir() && groups.iter().all(|group| group.is_dir()) && !groups.is_empty(), "{groups:?}");
+        let (leader, directory, groups) = (
+            keeper.leader_pid,
+            keeper.directory.clone(),
+            groups_of(&keeper),
+        );
+        assert!(
+            directory.is_dir() && groups.iter().all(|group| group.is_dir()) && !groups.is_empty(),
+            "{groups:?}"
+        );
         drop(keeper);
         assert!(!Path::new(&format!("/proc/{leader}")).exists());
         assert!(!directory.exists());
@@ -193,10 +250,20 @@ mod tests {
     #[test]
     fn a_killed_keeper_leaves_no_process_and_its_groups_go_with_the_next() {
         let mut keeper = Keeper::boot(Version::V252, &[]);
-        let (leader, directory, groups) = (keeper.leader_pid, keeper.directory.clone(), groups_of(&keeper));
-        kill(Pid::from_raw(keeper.script.id().try_into().expect("pids are positive")), Signal::SIGKILL).expect("our child");
+        let (leader, directory, groups) = (
+            keeper.leader_pid,
+            keeper.directory.clone(),
+            groups_of(&keeper),
+        );
+        kill(
+            Pid::from_raw(keeper.script.id().try_into().expect("pids are positive")),
+            Signal::SIGKILL,
+        )
+        .expect("our child");
         keeper.script.wait().expect("our child");
-        eventually("process 1 of the root to end", || (!Path::new(&format!("/proc/{leader}")).exists()).then_some(()));
+        eventually("process 1 of the root to end", || {
+            (!Path::new(&format!("/proc/{leader}")).exists()).then_some(())
+        });
         // Its mounts were never seen here, so the directory is empty and ours to remove.
         fs::remove_dir(directory).expect("empty");
         drop(Keeper::boot(Version::V252, &[]));
@@ -205,7 +272,15 @@ mod tests {
 
     fn groups_of(keeper: &Keeper) -> Vec<PathBuf> {
         let name = format!("heirloom-rig-{}", keeper.script.id());
-        let hierarchies = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup"];
-        hierarchies.iter().map(|hierarchy| Path::new(hierarchy).join(&name)).filter(|group| group.exists()).collect()
+        let hierarchies = [
+            "/sys/fs/cgroup/unified",
+            "/sys/fs/cgroup/systemd",
+            "/sys/fs/cgroup",
+        ];
+        hierarchies
+            .iter()
+            .map(|hierarchy| Path::new(hierarchy).join(&name))
+            .filter(|group| group.exists())
+            .collect()
     }
 }

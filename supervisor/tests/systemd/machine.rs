@@ -33,10 +33,22 @@ pub(crate) struct Machine {
 impl Machine {
     /// Boots and installs.
     pub(crate) fn boot(version: Version) -> Self {
-        let files = [(Path::new(env!("CARGO_BIN_EXE_heirloom")), "/usr/local/bin/heirloom"), (&version::demo(), DEMO)];
-        let machine = Self { keeper: Keeper::boot(version, &files), version };
+        let files = [
+            (
+                Path::new(env!("CARGO_BIN_EXE_heirloom")),
+                "/usr/local/bin/heirloom",
+            ),
+            (&version::demo(), DEMO),
+        ];
+        let machine = Self {
+            keeper: Keeper::boot(version, &files),
+            version,
+        };
         let running = machine.ok(&["systemctl", "--version"]);
-        assert!(running.starts_with(&format!("systemd {}", version.number())), "{running}");
+        assert!(
+            running.starts_with(&format!("systemd {}", version.number())),
+            "{running}"
+        );
         machine.install("heirloom@.service", "/etc/systemd/system/heirloom@.service");
         machine.install("heirloom@.socket", "/etc/systemd/system/heirloom@.socket");
         machine.install("sysusers.d/heirloom.conf", "/etc/sysusers.d/heirloom.conf");
@@ -52,7 +64,8 @@ impl Machine {
 
     /// Copies a file of the tree's `systemd/` to an absolute path inside.
     pub(crate) fn install(&self, file: &str, path: &str) {
-        let text = fs::read_to_string(Path::new(UNIT_FILES).join(file)).expect("a file of systemd/");
+        let text =
+            fs::read_to_string(Path::new(UNIT_FILES).join(file)).expect("a file of systemd/");
         self.write(path, &text);
     }
 
@@ -91,13 +104,22 @@ impl Machine {
     /// Runs a command that must succeed; what it printed.
     pub(crate) fn ok(&self, command: &[&str]) -> String {
         let output = self.run(command);
-        assert!(output.status.success(), "{command:?} failed, {}\n{}", output.status, both(&output));
+        assert!(
+            output.status.success(),
+            "{command:?} failed, {}\n{}",
+            output.status,
+            both(&output)
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Starts a command inside; its output is collected by `wait_with_output`.
     pub(crate) fn spawn(&self, command: &[&str]) -> Child {
-        self.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nsenter starts")
+        self.command(command)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nsenter starts")
     }
 
     /// Connects to an address inside, which has a loopback of its own.
@@ -117,11 +139,23 @@ impl Machine {
     fn command(&self, inside: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.keeper.leader_pid().to_string(), "--mount", "--uts", "--ipc", "--net", "--pid", "--"])
+            .args([
+                "--target",
+                &self.keeper.leader_pid().to_string(),
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--net",
+                "--pid",
+                "--",
+            ])
             .args(["timeout", "--kill-after=1", COMMAND_LIMIT])
             .args(inside)
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("LANG", "C.UTF-8")
             .stdin(Stdio::null());
         command
@@ -130,5 +164,9 @@ impl Machine {
 
 /// All that a command printed, for a message.
 pub(crate) fn both(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }

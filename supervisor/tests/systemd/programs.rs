@@ -4,7 +4,10 @@ use crate::machine::Machine;
 
 /// Ends at once, with a last word on stderr.
 pub(crate) fn exits(machine: &Machine) -> &'static str {
-    machine.write_program("/srv/shop/exits", "#!/bin/sh\necho 'the configuration is missing' >&2\nexit 3\n");
+    machine.write_program(
+        "/srv/shop/exits",
+        "#!/bin/sh\necho 'the configuration is missing' >&2\nexit 3\n",
+    );
     "/srv/shop/exits"
 }
 
@@ -22,6 +25,12 @@ pub(crate) fn never_ready(machine: &Machine) -> &'static str {
 
 /// Runs `before` and then becomes the demo service.
 pub(crate) fn demo_after(machine: &Machine, before: &str) -> &'static str {
-    machine.write_program("/srv/shop/demo-after", &format!("#!/bin/bash\n{before}\nexec {} \"$@\"\n", crate::machine::DEMO));
+    machine.write_program(
+        "/srv/shop/demo-after",
+        &format!(
+            "#!/bin/bash\n{before}\nexec {} \"$@\"\n",
+            crate::machine::DEMO
+        ),
+    );
     "/srv/shop/demo-after"
 }

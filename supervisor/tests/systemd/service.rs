@@ -51,20 +51,32 @@ impl<'a> Service<'a> {
 
     /// Installs a drop-in of the tree.
     pub(crate) fn drop_in(self, name: &str) {
-        self.machine.install(&format!("drop-ins/{name}"), &format!("/etc/systemd/system/heirloom@shop.service.d/{name}"));
+        self.machine.install(
+            &format!("drop-ins/{name}"),
+            &format!("/etc/systemd/system/heirloom@shop.service.d/{name}"),
+        );
         self.machine.ok(&["systemctl", "daemon-reload"]);
     }
 
     /// Sets directives of `[Service]` for this test.
     pub(crate) fn set(self, directives: &str) {
-        self.machine.write("/etc/systemd/system/heirloom@shop.service.d/test.conf", &format!("[Service]\n{directives}\n"));
+        self.machine.write(
+            "/etc/systemd/system/heirloom@shop.service.d/test.conf",
+            &format!("[Service]\n{directives}\n"),
+        );
         self.machine.ok(&["systemctl", "daemon-reload"]);
     }
 
     /// `systemctl VERB` on the unit, which must succeed.
     pub(crate) fn systemctl(self, verb: &str) {
         let output = self.try_systemctl(verb);
-        assert!(output.status.success(), "systemctl {verb}: {}\n{}{}", output.status, both(&output), self.story());
+        assert!(
+            output.status.success(),
+            "systemctl {verb}: {}\n{}{}",
+            output.status,
+            both(&output),
+            self.story()
+        );
     }
 
     /// `systemctl VERB` on the unit, whatever comes of it.
@@ -74,34 +86,57 @@ impl<'a> Service<'a> {
 
     /// A property as `systemctl show` gives it.
     pub(crate) fn property(self, name: &str) -> String {
-        self.machine.ok(&["systemctl", "show", "--value", "--property", name, UNIT]).trim().to_owned()
+        self.machine
+            .ok(&["systemctl", "show", "--value", "--property", name, UNIT])
+            .trim()
+            .to_owned()
     }
 
     /// Waits until a property has a value.
     pub(crate) fn await_property(self, name: &str, value: &str) {
-        eventually(&format!("{name}={value}"), || (self.property(name) == value).then_some(()));
+        eventually(&format!("{name}={value}"), || {
+            (self.property(name) == value).then_some(())
+        });
     }
 
     /// The number of the generation that answers now.
     pub(crate) fn generation(self) -> u64 {
-        let body = self.get("/version").unwrap_or_else(|reason| panic!("no answer: {reason}\n{}", self.story()));
+        let body = self
+            .get("/version")
+            .unwrap_or_else(|reason| panic!("no answer: {reason}\n{}", self.story()));
         let answer: Value = serde_json::from_str(&body).expect("JSON");
         answer["generation"].as_u64().expect("a number")
     }
 
     /// The body of a GET, on a connection of its own.
     pub(crate) fn get(self, path: &str) -> Result<String, String> {
-        http::get(self.machine.connect(PORT).map_err(|error| error.to_string())?, path)
+        http::get(
+            self.machine
+                .connect(PORT)
+                .map_err(|error| error.to_string())?,
+            path,
+        )
     }
 
     /// The body of a POST, on a connection of its own.
     pub(crate) fn post(self, path: &str) -> Result<String, String> {
-        http::post(self.machine.connect(PORT).map_err(|error| error.to_string())?, path)
+        http::post(
+            self.machine
+                .connect(PORT)
+                .map_err(|error| error.to_string())?,
+            path,
+        )
     }
 
     /// What `heirloom status --json` says.
     pub(crate) fn status(self) -> Value {
-        let text = self.machine.ok(&["heirloom", "status", "--json", "--control", "/run/heirloom/shop/control.sock"]);
+        let text = self.machine.ok(&[
+            "heirloom",
+            "status",
+            "--json",
+            "--control",
+            "/run/heirloom/shop/control.sock",
+        ]);
         serde_json::from_str(&text).expect("JSON")
     }
 
@@ -118,27 +153,54 @@ impl<'a> Service<'a> {
     pub(crate) fn supervisors(self) -> Vec<String> {
         let listing = self.machine.ok(&["sh", "-c", "for d in /proc/[0-9]*; do printf '%s ' \"${d#/proc/}\"; tr '\\0' ' ' <$d/cmdline; echo; done 2>/dev/null"]);
         let running = listing.lines().filter_map(|line| line.split_once(' '));
-        running.filter(|(_, command)| command.contains("heirloom run ")).map(|(pid, _)| pid.to_owned()).collect()
+        running
+            .filter(|(_, command)| command.contains("heirloom run "))
+            .map(|(pid, _)| pid.to_owned())
+            .collect()
     }
 
     /// The pids, as the root counts, of everything in the unit's cgroup.
     pub(crate) fn processes(self) -> Vec<String> {
         let path = "/sys/fs/cgroup/system.slice/system-heirloom.slice/heirloom@shop.service";
-        let listing = self.machine.run(&["sh", "-c", &format!("find {path} -name cgroup.procs -exec cat {{}} + 2>/dev/null")]);
-        String::from_utf8_lossy(&listing.stdout).lines().map(str::to_owned).collect()
+        let listing = self.machine.run(&[
+            "sh",
+            "-c",
+            &format!("find {path} -name cgroup.procs -exec cat {{}} + 2>/dev/null"),
+        ]);
+        String::from_utf8_lossy(&listing.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The journal's entries of the unit, oldest first.
     pub(crate) fn journal(self) -> Vec<Value> {
         self.machine.ok(&["journalctl", "--sync"]);
-        let text = self.machine.ok(&["journalctl", "--unit", UNIT, "--output", "json", "--all"]);
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        let text = self
+            .machine
+            .ok(&["journalctl", "--unit", UNIT, "--output", "json", "--all"]);
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
     }
 
     /// What happened, for the message of a failed test.
     pub(crate) fn story(self) -> String {
-        let status = self.machine.run(&["systemctl", "status", "--no-pager", "--lines=0", UNIT]);
-        let journal = self.machine.run(&["journalctl", "--no-pager", "--unit", UNIT, "--output", "short-monotonic"]);
-        format!("--- systemctl status\n{}--- journal\n{}", both(&status), both(&journal))
+        let status = self
+            .machine
+            .run(&["systemctl", "status", "--no-pager", "--lines=0", UNIT]);
+        let journal = self.machine.run(&[
+            "journalctl",
+            "--no-pager",
+            "--unit",
+            UNIT,
+            "--output",
+            "short-monotonic",
+        ]);
+        format!(
+            "--- systemctl status\n{}--- journal\n{}",
+            both(&status),
+            both(&journal)
+        )
     }
 }

@@ -14,7 +14,11 @@ pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
     service.await_property("ActiveState", "active");
     let main_pid = service.property("MainPID");
     let listeners = service.status()["services"][0]["listeners"].clone();
-    assert_eq!(listeners.as_array().map(Vec::len), Some(1), "taken over by name, not bound again: {listeners}");
+    assert_eq!(
+        listeners.as_array().map(Vec::len),
+        Some(1),
+        "taken over by name, not bound again: {listeners}"
+    );
     assert_eq!(listeners[0]["name"], "http", "{listeners}");
     for generation in 2..=4 {
         service.systemctl("reload");
@@ -22,7 +26,9 @@ pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
     }
     // systemd still holds the socket: a stop and the next connection are a start.
     service.systemctl("stop");
-    service.get("/version").unwrap_or_else(|reason| panic!("{reason}\n{}", service.story()));
+    service
+        .get("/version")
+        .unwrap_or_else(|reason| panic!("{reason}\n{}", service.story()));
     service.await_property("ActiveState", "active");
     assert_ne!(service.property("MainPID"), main_pid);
 }

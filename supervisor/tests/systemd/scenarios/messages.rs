@@ -20,9 +20,17 @@ pub(crate) fn a_program_cannot_speak_for_the_unit(machine: &Machine) {
         touch \"$STATE_DIRECTORY/spoke\"",
     ));
     service.systemctl("reload");
-    assert!(machine.path("/var/lib/heirloom/shop/spoke").exists(), "the program said all of it\n{}", service.story());
+    assert!(
+        machine.path("/var/lib/heirloom/shop/spoke").exists(),
+        "the program said all of it\n{}",
+        service.story()
+    );
     service.assert_undisturbed(&main_pid, 2);
-    assert!(!service.property("StatusText").starts_with("taken over"), "{}", service.story());
+    assert!(
+        !service.property("StatusText").starts_with("taken over"),
+        "{}",
+        service.story()
+    );
     service.systemctl("reload");
     service.assert_undisturbed(&main_pid, 3);
 }
@@ -30,34 +38,62 @@ pub(crate) fn a_program_cannot_speak_for_the_unit(machine: &Machine) {
 pub(crate) fn a_dying_program_does_not_stop_the_unit(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");
-    let pid = service.status()["services"][0]["generations"][0]["pid"].as_u64().expect("a pid");
+    let pid = service.status()["services"][0]["generations"][0]["pid"]
+        .as_u64()
+        .expect("a pid");
     machine.ok(&["kill", "-KILL", &pid.to_string()]);
     crate::wait::eventually("the program to be respawned", || {
-        service.get("/version").ok().filter(|answer| !answer.contains(&format!("\"pid\":{pid}}}")))
+        service
+            .get("/version")
+            .ok()
+            .filter(|answer| !answer.contains(&format!("\"pid\":{pid}}}")))
     });
-    assert_eq!(service.property("ActiveState"), "active", "{}", service.story());
+    assert_eq!(
+        service.property("ActiveState"),
+        "active",
+        "{}",
+        service.story()
+    );
     assert_eq!(service.property("MainPID"), main_pid, "{}", service.story());
     assert_eq!(service.property("NRestarts"), "0", "{}", service.story());
 }
 
 pub(crate) fn log_lines_carry_service_and_generation(machine: &Machine) {
     let service = Service::configure(machine, "");
-    service.deploy(programs::demo_after(machine, "echo \"out of $HEIRLOOM_GENERATION\"; echo \"err of $HEIRLOOM_GENERATION\" >&2"));
+    service.deploy(programs::demo_after(
+        machine,
+        "echo \"out of $HEIRLOOM_GENERATION\"; echo \"err of $HEIRLOOM_GENERATION\" >&2",
+    ));
     service.systemctl("start");
     service.systemctl("reload");
     let journal = service.journal();
     for generation in ["1", "2"] {
         for stream in ["out", "err"] {
             let line = format!("{stream} of {generation}");
-            let entry = journal.iter().find(|entry| entry["MESSAGE"] == line.as_str());
-            let entry = entry.unwrap_or_else(|| panic!("no entry whose MESSAGE is {line:?}\n{}", service.story()));
+            let entry = journal
+                .iter()
+                .find(|entry| entry["MESSAGE"] == line.as_str());
+            let entry = entry.unwrap_or_else(|| {
+                panic!("no entry whose MESSAGE is {line:?}\n{}", service.story())
+            });
             assert_eq!(entry["HEIRLOOM_SERVICE"], "shop", "{entry}");
             assert_eq!(entry["HEIRLOOM_GENERATION"], generation, "{entry}");
             assert_eq!(entry["_SYSTEMD_UNIT"], crate::service::UNIT, "{entry}");
         }
     }
-    let of_two = machine.ok(&["journalctl", "--output=json", "HEIRLOOM_SERVICE=shop", "HEIRLOOM_GENERATION=2"]);
-    let of_two: Vec<Value> = of_two.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert!(of_two.iter().any(|entry| entry["MESSAGE"] == "out of 2"), "the fields can be searched for");
+    let of_two = machine.ok(&[
+        "journalctl",
+        "--output=json",
+        "HEIRLOOM_SERVICE=shop",
+        "HEIRLOOM_GENERATION=2",
+    ]);
+    let of_two: Vec<Value> = of_two
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert!(
+        of_two.iter().any(|entry| entry["MESSAGE"] == "out of 2"),
+        "the fields can be searched for"
+    );
     assert!(of_two.iter().all(|entry| entry["MESSAGE"] != "out of 1"));
 }

@@ -27,7 +27,11 @@ pub(crate) fn says_success_when_the_handover_failed(machine: &Machine) {
     service.assert_undisturbed(&main_pid, 1);
     let outcome = service.status()["services"][0]["last_handover"]["outcome"].clone();
     assert_eq!(outcome, "aborted", "{}", service.story());
-    assert!(service.property("StatusText").contains("failed"), "STATUS= tells: {:?}", service.property("StatusText"));
+    assert!(
+        service.property("StatusText").contains("failed"),
+        "STATUS= tells: {:?}",
+        service.property("StatusText")
+    );
     service.deploy(DEMO);
     service.systemctl("reload");
     service.assert_undisturbed(&main_pid, 3);

@@ -9,7 +9,11 @@ pub(crate) fn ten_times(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");
     for count in 1..=10 {
-        assert_eq!(service.post("/counters/reloads").as_deref().map(str::trim), Ok(count.to_string().as_str()), "state moves along");
+        assert_eq!(
+            service.post("/counters/reloads").as_deref().map(str::trim),
+            Ok(count.to_string().as_str()),
+            "state moves along"
+        );
         service.systemctl("reload");
         service.assert_undisturbed(&main_pid, count + 1);
     }
@@ -18,7 +22,13 @@ pub(crate) fn ten_times(machine: &Machine) {
 pub(crate) fn by_signal_to_the_main_process(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");
-    machine.ok(&["systemctl", "kill", "--signal=HUP", "--kill-whom=main", crate::service::UNIT]);
+    machine.ok(&[
+        "systemctl",
+        "kill",
+        "--signal=HUP",
+        "--kill-whom=main",
+        crate::service::UNIT,
+    ]);
     eventually("generation 2", || (service.generation() == 2).then_some(()));
     service.await_property("ActiveState", "active");
     service.assert_undisturbed(&main_pid, 2);
@@ -28,28 +38,62 @@ pub(crate) fn shown_as_reloading_and_in_the_status_text(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");
     let before = service.property("StatusText");
-    assert!(before.contains("generation 1"), "STATUS= names the generation: {before:?}");
+    assert!(
+        before.contains("generation 1"),
+        "STATUS= names the generation: {before:?}"
+    );
     machine.ok(&["mkfifo", "--mode=0644", "/srv/shop/gate"]);
     service.deploy(programs::demo_after(machine, "read -r _ </srv/shop/gate"));
-    let mut gate = std::fs::OpenOptions::new().read(true).write(true).open(machine.path("/srv/shop/gate")).expect("a fifo");
+    let mut gate = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(machine.path("/srv/shop/gate"))
+        .expect("a fifo");
     // By signal: with ExecReload= the unit would be shown as reloading without a word from the supervisor.
-    machine.ok(&["systemctl", "kill", "--signal=HUP", "--kill-whom=main", crate::service::UNIT]);
+    machine.ok(&[
+        "systemctl",
+        "kill",
+        "--signal=HUP",
+        "--kill-whom=main",
+        crate::service::UNIT,
+    ]);
     service.await_property("ActiveState", "reloading");
-    assert_eq!(service.generation(), 1, "the old generation serves meanwhile");
+    assert_eq!(
+        service.generation(),
+        1,
+        "the old generation serves meanwhile"
+    );
     std::io::Write::write_all(&mut gate, b"go\n").expect("the program reads");
     service.await_property("ActiveState", "active");
     service.assert_undisturbed(&main_pid, 2);
     let after = service.property("StatusText");
-    assert!(after.contains("generation 2"), "STATUS= names the generation: {after:?}");
-    let shown = machine.ok(&["systemctl", "status", "--no-pager", "--lines=0", crate::service::UNIT]);
+    assert!(
+        after.contains("generation 2"),
+        "STATUS= names the generation: {after:?}"
+    );
+    let shown = machine.ok(&[
+        "systemctl",
+        "status",
+        "--no-pager",
+        "--lines=0",
+        crate::service::UNIT,
+    ]);
     assert!(shown.contains(&after), "{shown}");
 }
 
 pub(crate) fn reported_as_failed_when_the_program_exits(machine: &Machine) {
     let service = Service::start(machine, "");
     let output = failing_reload(machine, service, programs::exits(machine));
-    let told = service.journal().iter().any(|entry| entry["MESSAGE"].as_str().is_some_and(|line| line.contains("the configuration is missing")));
-    assert!(told, "the journal has the program's last words\n{output}{}", service.story());
+    let told = service.journal().iter().any(|entry| {
+        entry["MESSAGE"]
+            .as_str()
+            .is_some_and(|line| line.contains("the configuration is missing"))
+    });
+    assert!(
+        told,
+        "the journal has the program's last words\n{output}{}",
+        service.story()
+    );
 }
 
 pub(crate) fn reported_as_failed_when_the_program_cannot_run(machine: &Machine) {
@@ -70,7 +114,11 @@ fn failing_reload(machine: &Machine, service: Service<'_>, program: &str) -> Str
     let generation = service.generation();
     service.deploy(program);
     let output = machine.run(&["systemctl", "reload", crate::service::UNIT]);
-    assert!(!output.status.success(), "systemctl reload said success\n{}", service.story());
+    assert!(
+        !output.status.success(),
+        "systemctl reload said success\n{}",
+        service.story()
+    );
     service.assert_undisturbed(&main_pid, generation);
     service.deploy(DEMO);
     service.systemctl("reload");

@@ -10,14 +10,30 @@ pub(crate) fn active_only_when_the_service_is_ready(machine: &Machine) {
     service.deploy(programs::demo_after(machine, "read -r _ </srv/shop/gate"));
     let starting = machine.spawn(&["systemctl", "start", crate::service::UNIT]);
     // Opening the fifo for writing waits until the program reads from it: it runs, and is not ready.
-    let gate = std::fs::OpenOptions::new().read(true).write(true).open(machine.path("/srv/shop/gate")).expect("a fifo");
+    let gate = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(machine.path("/srv/shop/gate"))
+        .expect("a fifo");
     service.await_property("ActiveState", "activating");
-    crate::wait::eventually("the program to run", || (service.processes().len() >= 2).then_some(()));
-    assert_eq!(service.property("ActiveState"), "activating", "{}", service.story());
+    crate::wait::eventually("the program to run", || {
+        (service.processes().len() >= 2).then_some(())
+    });
+    assert_eq!(
+        service.property("ActiveState"),
+        "activating",
+        "{}",
+        service.story()
+    );
     assert!(service.get("/version").is_err(), "nobody serves yet");
     std::io::Write::write_all(&mut &gate, b"go\n").expect("the program reads");
     let output = starting.wait_with_output().expect("nsenter ends");
-    assert!(output.status.success(), "{}{}", both(&output), service.story());
+    assert!(
+        output.status.success(),
+        "{}{}",
+        both(&output),
+        service.story()
+    );
     assert_eq!(service.property("ActiveState"), "active");
     assert_eq!(service.generation(), 1);
 }
@@ -35,8 +51,17 @@ pub(crate) fn never_ready_fails_and_leaves_nothing(machine: &Machine) {
     service.set("Restart=no");
     service.deploy(programs::never_ready(machine));
     let output = service.try_systemctl("start");
-    assert!(!output.status.success(), "started with a program that is never ready\n{}", service.story());
-    assert_eq!(service.property("ActiveState"), "failed", "{}", service.story());
+    assert!(
+        !output.status.success(),
+        "started with a program that is never ready\n{}",
+        service.story()
+    );
+    assert_eq!(
+        service.property("ActiveState"),
+        "failed",
+        "{}",
+        service.story()
+    );
     assert!(service.processes().is_empty(), "{:?}", service.processes());
 }
 
@@ -45,6 +70,11 @@ pub(crate) fn wrong_configuration_is_not_retried(machine: &Machine) {
     let output = service.try_systemctl("start");
     assert!(!output.status.success(), "{}", service.story());
     service.await_property("ActiveState", "failed");
-    assert_eq!(service.property("ExecMainStatus"), "2", "{}", service.story());
+    assert_eq!(
+        service.property("ExecMainStatus"),
+        "2",
+        "{}",
+        service.story()
+    );
     assert_eq!(service.property("NRestarts"), "0", "{}", service.story());
 }
