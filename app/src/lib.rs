@@ -1,1 +1,49 @@
-//! To be written.
+//! The library a service links so that its restarts cost its users nothing.
+//!
+//! It turns what a supervisor hands to a process into typed values, and what a process owes its
+//! supervisor and its clients into one call each:
+//!
+//! * [`Inherited`] is everything the process was started with: its listeners by name, the number
+//!   of its generation, the socket to report to.
+//! * [`Notifier`] reports: ready, status, stopping, still alive.
+//! * [`Drain`] is the end of a generation: it begins with SIGTERM, tells every task, waits for them,
+//!   and has a limit.
+//! * [`http::serve`] answers HTTP/1.1 and HTTP/2 on a listener and drains without failing a request.
+//!
+//! ```no_run
+//! use std::{convert::Infallible, time::Duration};
+//!
+//! use heirloom_app::{Drain, Inherited, http};
+//! use http_body_util::Full;
+//! use hyper::{Request, Response, body::{Bytes, Incoming}, service::service_fn};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut inherited = Inherited::from_env()?;
+//!     let listener = inherited.take_listener("http")?;
+//!     let generation = inherited.generation();
+//!     tokio::runtime::Runtime::new()?.block_on(async {
+//!         let drain = Drain::new(Duration::from_secs(30));
+//!         drain.begin_on_signals()?;
+//!         let hello = service_fn(move |_: Request<Incoming>| async move {
+//!             let text = format!("hello from generation {generation}");
+//!             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+//!         });
+//!         http::serve(listener, hello, &drain, http::Options::default())?;
+//!         inherited.notifier().ready("serving").await?;
+//!         drain.finished().await;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! The library never changes the process's environment and starts no thread.
+
+mod drain;
+pub mod http;
+mod inherit;
+mod notify;
+mod sys;
+
+pub use drain::{Begun, Drain, Outcome};
+pub use inherit::{InheritError, Inherited, Listener};
+pub use notify::Notifier;

@@ -1,0 +1,224 @@
+//! Takes connections off a listener, as long as the drain has not begun.
+//!
+//! What becomes of a connection is the caller's affair.
+
+use std::{io, sync::Arc, time::Duration};
+
+use nix::errno::Errno;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
+
+use super::stream::Stream;
+use crate::{Drain, Listener, inherit::Socket};
+
+/// The first and the longest wait when accepting fails for lack of something.
+const WAIT_MIN: Duration = Duration::from_millis(10);
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A listener registered with the runtime.
+#[derive(Debug)]
+pub(super) enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    pub(super) fn register(listener: Listener) -> io::Result<Self> {
+        match listener.into_socket() {
+            Socket::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(Self::Tcp(TcpListener::from_std(socket)?))
+            }
+            Socket::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(Self::Unix(UnixListener::from_std(socket)?))
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Responses are written whole: waiting for more to send only adds latency.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::trace!(%error, "the client was gone before it was served");
+                }
+                Ok(Stream::Tcp(stream))
+            }
+            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Accepts until the drain begins, at most `connections_max` at a time; `handle` gets each
+/// connection with a permit, to be dropped when the connection has ended.
+pub(super) async fn run(
+    acceptor: Acceptor,
+    name: &str,
+    connections_max: usize,
+    drain: &Drain,
+    handle: impl Fn(Stream, OwnedSemaphorePermit),
+) {
+    let room = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let mut begun = drain.begun();
+    let mut wait = WAIT_MIN;
+    loop {
+        // Room comes first: a connection that cannot be served must stay in the queue, where
+        // another generation can take it.
+        let permit = tokio::select! {
+            biased;
+            () = &mut begun => break,
+            permit = Arc::clone(&room).acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else {
+            // The semaphore is never closed.
+            break;
+        };
+        // Accepting is one system call: either branch leaves nothing accepted and unserved.
+        let accepted = tokio::select! {
+            biased;
+            () = &mut begun => break,
+            accepted = acceptor.accept() => accepted,
+        };
+        let error = match accepted {
+            Ok(stream) => {
+                wait = WAIT_MIN;
+                handle(stream, permit);
+                continue;
+            }
+            Err(error) => error,
+        };
+        match Trouble::of(&error) {
+            Trouble::WithOneConnection => {
+                tracing::debug!(listener = name, %error, "a connection ended before it was accepted");
+            }
+            Trouble::WithThisProcess => {
+                tracing::warn!(
+                    listener = name, %error, wait_ms = wait.as_millis(),
+                    "cannot accept; new connections wait in the queue"
+                );
+                tokio::select! {
+                    () = &mut begun => break,
+                    () = sleep(wait) => {}
+                }
+                wait = (wait * 2).min(WAIT_MAX);
+            }
+        }
+    }
+    // Dropping deregisters the listener before closing this process's descriptor. Merely closing
+    // would leave it in the epoll set, as other processes have it open.
+    drop(acceptor);
+    tracing::debug!(listener = name, "no longer accepting");
+}
+
+/// What is wrong when accepting failed, and so whether to try again at once.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// This connection is spoilt, and off the queue; the next may be well (accept(2)).
+    WithOneConnection,
+    /// The next attempt would fail too: no descriptors, no memory, or something unknown.
+    WithThisProcess,
+}
+
+impl Trouble {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(
+                Errno::ECONNABORTED
+                | Errno::EINTR
+                | Errno::EPERM
+                | Errno::EPROTO
+                | Errno::ENETDOWN
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
+                | Errno::EHOSTUNREACH
+                | Errno::EOPNOTSUPP
+                | Errno::ENETUNREACH
+                | Errno::ETIMEDOUT,
+            ) => Self::WithOneConnection,
+            Some(_) | None => Self::WithThisProcess,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::{net::TcpStream, sync::mpsc};
+
+    use super::*;
+
+    fn listener() -> (Listener, std::net::SocketAddr) {
+        let listener = Listener::bind_tcp("http", "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.tcp_address().unwrap();
+        (listener, address)
+    }
+
+    #[test]
+    fn a_spoilt_connection_is_passed_over_and_a_shortage_waited_for() {
+        for (errno, trouble) in [
+            (Errno::ECONNABORTED, Trouble::WithOneConnection),
+            (Errno::EHOSTUNREACH, Trouble::WithOneConnection),
+            (Errno::EMFILE, Trouble::WithThisProcess),
+            (Errno::ENFILE, Trouble::WithThisProcess),
+            (Errno::ENOMEM, Trouble::WithThisProcess),
+            (Errno::EBADF, Trouble::WithThisProcess),
+        ] {
+            assert_eq!(Trouble::of(&errno.into()), trouble, "{errno}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_room_connections_stay_in_the_queue() {
+        let (listener, address) = listener();
+        let acceptor = Acceptor::register(listener).unwrap();
+        let drain = Drain::new(Duration::from_secs(5));
+        let (accepted, mut arrivals) = mpsc::unbounded_channel();
+        let watching = drain.clone();
+        let task = tokio::spawn(async move {
+            run(acceptor, "http", 1, &watching, |stream, permit| {
+                accepted.send((stream, permit)).unwrap();
+            })
+            .await;
+        });
+        let _first = TcpStream::connect(address).await.unwrap();
+        let _second = TcpStream::connect(address).await.unwrap();
+        let held = arrivals.recv().await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(arrivals.try_recv().is_err());
+        drop(held);
+        arrivals.recv().await.unwrap();
+        drain.begin();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_when_the_drain_begins_is_left_to_others() {
+        let (listener, address) = listener();
+        let Socket::Tcp(socket) = listener.into_socket() else {
+            panic!("bound as TCP");
+        };
+        let shared = socket.try_clone().unwrap();
+        let acceptor = Acceptor::Tcp({
+            socket.set_nonblocking(true).unwrap();
+            TcpListener::from_std(socket).unwrap()
+        });
+        let drain = Drain::new(Duration::from_secs(5));
+        drain.begin();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let taken = Mutex::new(0);
+        run(acceptor, "http", 10, &drain, |_, _| {
+            *taken.lock().unwrap() += 1;
+        })
+        .await;
+        assert_eq!(*taken.lock().unwrap(), 0);
+        shared.set_nonblocking(false).unwrap();
+        shared.accept().unwrap();
+    }
+}

@@ -1,0 +1,121 @@
+//! HTTP/1.1 and HTTP/2 with prior knowledge on a listener, with a drain that fails no request.
+//!
+//! What happens when the drain begins:
+//!
+//! * The listener is no longer accepted from, and deregistered; connections in its queue stay there
+//!   for whoever else holds it. Nothing that was accepted is dropped.
+//! * An HTTP/1.1 connection stays open, and its next response says `Connection: close`. So a client
+//!   that keeps a connection busy learns of the end from an answer, never from a closed socket.
+//! * A connection on which no request runs for the *linger time* is closed, after one more look
+//!   whether a request has arrived on it. A connection that has not sent its first request yet is
+//!   treated in the same way.
+//! * An HTTP/2 connection is sent GOAWAY at once; the streams it has finish.
+//!
+//! Layout: [`accept`] takes connections off a listener, [`connection`] drives one from its first
+//! byte to its end, [`activity`] decides (without I/O) how long it may stay as it is, [`service`]
+//! wraps the caller's service, [`stream`] is the socket.
+
+mod accept;
+mod activity;
+mod connection;
+mod service;
+mod stream;
+
+use std::{error::Error, future::Future, io, sync::Arc, time::Duration};
+
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    service::Service,
+};
+
+use crate::{Drain, Listener};
+
+/// Limits of serving. All have defaults fit for a service behind a proxy or on its own.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// How many connections are served at a time (16,384). Further ones wait in the listener's
+    /// queue and are refused nothing.
+    pub connections_max: usize,
+    /// After the drain began, how long a connection without a request stays open (2 s).
+    pub linger: Duration,
+    /// Without a drain, how long a connection without a request stays open (10 min).
+    pub idle_timeout: Duration,
+    /// From the first byte of a request's head to its last (15 s).
+    pub head_timeout: Duration,
+    /// How long a client may take no byte of a response that is ready for it (60 s).
+    pub write_timeout: Duration,
+    /// How many streams an HTTP/2 connection may have open (200).
+    pub streams_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            linger: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(600),
+            head_timeout: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(60),
+            streams_max: 200,
+        }
+    }
+}
+
+/// An error as hyper wants it from a service and its bodies.
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Accepts connections from `listener` and answers them with `service`, until `drain` begins.
+///
+/// Returns as soon as the listener is registered: from then on connections are accepted, and it
+/// is time for [`Notifier::ready`](crate::Notifier::ready). Sets O_NONBLOCK on the listener, which
+/// is shared with every other process that holds it. The tasks it starts are `drain`'s: wait for
+/// [`Drain::finished`]. May be called for several listeners with one drain.
+///
+/// An error returned by `service` closes the connection without an answer; answer with a status
+/// instead.
+///
+/// # Errors
+///
+/// The system's, if the listener cannot be made non-blocking or registered.
+///
+/// # Panics
+///
+/// If called outside of a Tokio runtime.
+pub fn serve<S, B>(
+    listener: Listener,
+    service: S,
+    drain: &Drain,
+    options: Options,
+) -> io::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + Sync + 'static,
+    S::Future: Future<Output = Result<Response<B>, S::Error>> + Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let name = listener.name().to_owned();
+    let acceptor = accept::Acceptor::register(listener)?;
+    let service = Arc::new(service);
+    let options = Arc::new(options);
+    let connections_max = options.connections_max;
+    let serving = drain.clone();
+    drain.spawn(async move {
+        let handle = |stream, permit| {
+            let connection = connection::Connection {
+                service: Arc::clone(&service),
+                drain: serving.clone(),
+                options: Arc::clone(&options),
+            };
+            serving.spawn(async move {
+                connection.run(stream).await;
+                drop(permit);
+            });
+        };
+        accept::run(acceptor, &name, connections_max, &serving, handle).await;
+    });
+    Ok(())
+}
