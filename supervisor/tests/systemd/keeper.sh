@@ -52,9 +52,12 @@ directory='' name='' reader='' container=''
 
 cleanup() {
     trap - EXIT
-    [[ -z $reader ]] || kill -KILL "$reader" 2>/dev/null || true
-    [[ -z $container ]] || kill -KILL "$container" 2>/dev/null || true
-    wait || true
+    # Quietly: the shell would report each of them as killed.
+    {
+        [[ -z $reader ]] || kill -KILL "$reader" || true
+        [[ -z $container ]] || kill -KILL "$container" || true
+        wait "$reader" "$container" || true
+    } 2>/dev/null
     remove_groups "$name"
     rm -rf -- "$directory"
 }

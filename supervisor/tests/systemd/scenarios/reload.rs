@@ -2,7 +2,7 @@
 
 use crate::machine::{DEMO, Machine, both};
 use crate::programs;
-use crate::service::Service;
+use crate::service::{Service, UNIT};
 use crate::wait::eventually;
 
 pub(crate) fn ten_times(machine: &Machine) {
@@ -27,7 +27,7 @@ pub(crate) fn by_signal_to_the_main_process(machine: &Machine) {
         "kill",
         "--signal=HUP",
         "--kill-whom=main",
-        crate::service::UNIT,
+        UNIT,
     ]);
     eventually("generation 2", || (service.generation() == 2).then_some(()));
     service.await_property("ActiveState", "active");
@@ -42,20 +42,14 @@ pub(crate) fn shown_as_reloading_and_in_the_status_text(machine: &Machine) {
         before.contains("generation 1"),
         "STATUS= names the generation: {before:?}"
     );
-    machine.ok(&["mkfifo", "--mode=0644", "/srv/shop/gate"]);
-    service.deploy(programs::demo_after(machine, "read -r _ </srv/shop/gate"));
-    let mut gate = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(machine.path("/srv/shop/gate"))
-        .expect("a fifo");
+    service.deploy(programs::demo_held_back(machine));
     // By signal: with ExecReload= the unit would be shown as reloading without a word from the supervisor.
     machine.ok(&[
         "systemctl",
         "kill",
         "--signal=HUP",
         "--kill-whom=main",
-        crate::service::UNIT,
+        UNIT,
     ]);
     service.await_property("ActiveState", "reloading");
     assert_eq!(
@@ -63,7 +57,7 @@ pub(crate) fn shown_as_reloading_and_in_the_status_text(machine: &Machine) {
         1,
         "the old generation serves meanwhile"
     );
-    std::io::Write::write_all(&mut gate, b"go\n").expect("the program reads");
+    programs::let_go(machine);
     service.await_property("ActiveState", "active");
     service.assert_undisturbed(&main_pid, 2);
     let after = service.property("StatusText");
@@ -71,13 +65,7 @@ pub(crate) fn shown_as_reloading_and_in_the_status_text(machine: &Machine) {
         after.contains("generation 2"),
         "STATUS= names the generation: {after:?}"
     );
-    let shown = machine.ok(&[
-        "systemctl",
-        "status",
-        "--no-pager",
-        "--lines=0",
-        crate::service::UNIT,
-    ]);
+    let shown = machine.ok(&["systemctl", "status", "--no-pager", "--lines=0", UNIT]);
     assert!(shown.contains(&after), "{shown}");
 }
 
@@ -113,7 +101,7 @@ fn failing_reload(machine: &Machine, service: Service<'_>, program: &str) -> Str
     let main_pid = service.property("MainPID");
     let generation = service.generation();
     service.deploy(program);
-    let output = machine.run(&["systemctl", "reload", crate::service::UNIT]);
+    let output = machine.run(&["systemctl", "reload", UNIT]);
     assert!(
         !output.status.success(),
         "systemctl reload said success\n{}",

@@ -1,22 +1,17 @@
 //! `systemctl start`: active means that the service serves, and what happens when it never will.
 
+use crate::http;
 use crate::machine::{Machine, both};
 use crate::programs;
-use crate::service::Service;
+use crate::service::{PORT, Service, UNIT};
+use crate::wait::eventually;
 
 pub(crate) fn active_only_when_the_service_is_ready(machine: &Machine) {
     let service = Service::configure(machine, "");
-    machine.ok(&["mkfifo", "--mode=0644", "/srv/shop/gate"]);
-    service.deploy(programs::demo_after(machine, "read -r _ </srv/shop/gate"));
-    let starting = machine.spawn(&["systemctl", "start", crate::service::UNIT]);
-    // Opening the fifo for writing waits until the program reads from it: it runs, and is not ready.
-    let gate = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(machine.path("/srv/shop/gate"))
-        .expect("a fifo");
-    service.await_property("ActiveState", "activating");
-    crate::wait::eventually("the program to run", || {
+    service.deploy(programs::demo_held_back(machine));
+    let starting = machine.spawn(&["systemctl", "start", UNIT]);
+    let early = eventually("the listener", || machine.connect(PORT).ok());
+    eventually("the program to run", || {
         (service.processes().len() >= 2).then_some(())
     });
     assert_eq!(
@@ -25,8 +20,7 @@ pub(crate) fn active_only_when_the_service_is_ready(machine: &Machine) {
         "{}",
         service.story()
     );
-    assert!(service.get("/version").is_err(), "nobody serves yet");
-    std::io::Write::write_all(&mut &gate, b"go\n").expect("the program reads");
+    programs::let_go(machine);
     let output = starting.wait_with_output().expect("nsenter ends");
     assert!(
         output.status.success(),
@@ -36,6 +30,7 @@ pub(crate) fn active_only_when_the_service_is_ready(machine: &Machine) {
     );
     assert_eq!(service.property("ActiveState"), "active");
     assert_eq!(service.generation(), 1);
+    http::get(early, "/version").expect("who came early has waited");
 }
 
 pub(crate) fn slower_than_the_start_timeout(machine: &Machine) {

@@ -1,7 +1,7 @@
 //! `systemctl restart`, `systemctl stop` and the end of the supervisor by accident.
 
 use crate::machine::Machine;
-use crate::service::Service;
+use crate::service::{Service, UNIT};
 use crate::wait::eventually;
 
 pub(crate) fn restart_serves_again(machine: &Machine) {
@@ -58,7 +58,7 @@ pub(crate) fn crash_of_the_supervisor_is_recovered(machine: &Machine) {
         "kill",
         "--signal=KILL",
         "--kill-whom=main",
-        crate::service::UNIT,
+        UNIT,
     ]);
     eventually("another supervisor", || {
         let next = service.property("MainPID");
