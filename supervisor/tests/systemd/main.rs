@@ -42,6 +42,7 @@ scenarios! {
     reload:
         ten_times,
         by_signal_to_the_main_process,
+        by_signal_to_every_process,
         shown_as_reloading_and_in_the_status_text,
         reported_as_failed_when_the_program_exits,
         reported_as_failed_when_the_program_cannot_run,
@@ -51,7 +52,8 @@ scenarios! {
         stop_leaves_nothing,
         crash_of_the_supervisor_is_recovered;
     activation:
-        first_connection_starts_the_service;
+        first_connection_starts_the_service,
+        two_sockets_are_told_apart_by_name;
     messages:
         a_program_cannot_speak_for_the_unit,
         a_dying_program_does_not_stop_the_unit,

@@ -1,12 +1,21 @@
-//! Socket activation: systemd's socket is taken over by its name and lives through everything.
+//! Socket activation: systemd's sockets are taken over by their names and live through everything.
+
+use std::io::{BufRead, BufReader, Write};
 
 use crate::machine::Machine;
-use crate::service::Service;
+use crate::service::{CURRENT, Service};
 
 const SOCKET: &str = "heirloom@shop.socket";
+const CHAT_PORT: u16 = 8081;
+const CHAT: &str = "\
+[Socket]
+ListenStream=127.0.0.1:8081
+FileDescriptorName=chat
+Service=heirloom@%i.service
+";
 
 pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
-    let service = Service::configure(machine, "");
+    let service = configure(machine, "\"fd:http\"");
     machine.ok(&["systemctl", "start", SOCKET]);
     assert_eq!(service.property("ActiveState"), "inactive");
     // The connection waits in the queue until the first generation serves: nobody is refused.
@@ -17,7 +26,7 @@ pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
     assert_eq!(
         listeners.as_array().map(Vec::len),
         Some(1),
-        "taken over by name, not bound again: {listeners}"
+        "taken over, not bound: {listeners}"
     );
     assert_eq!(listeners[0]["name"], "http", "{listeners}");
     for generation in 2..=4 {
@@ -31,4 +40,40 @@ pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
         .unwrap_or_else(|reason| panic!("{reason}\n{}", service.story()));
     service.await_property("ActiveState", "active");
     assert_ne!(service.property("MainPID"), main_pid);
+}
+
+pub(crate) fn two_sockets_are_told_apart_by_name(machine: &Machine) {
+    // In the order that systemd does not pass them in, whichever that is: once each way round.
+    for listen in ["\"fd:http\", \"fd:chat\"", "\"fd:chat\", \"fd:http\""] {
+        let service = configure(machine, listen);
+        machine.write("/etc/systemd/system/heirloom-chat@.socket", CHAT);
+        service.set("Sockets=heirloom@shop.socket heirloom-chat@shop.socket");
+        machine.ok(&["systemctl", "start", SOCKET, "heirloom-chat@shop.socket"]);
+        assert_eq!(chat(machine, "NAME ann"), "OK ann", "{}", service.story());
+        assert_eq!(service.generation(), 1, "{}", service.story());
+        service.systemctl("reload");
+        assert_eq!(chat(machine, "NAME bob"), "OK bob", "{}", service.story());
+        assert_eq!(service.generation(), 2, "{}", service.story());
+        machine.ok(&["systemctl", "stop", SOCKET, "heirloom-chat@shop.socket"]);
+        service.systemctl("stop");
+    }
+}
+
+fn configure<'a>(machine: &'a Machine, listen: &str) -> Service<'a> {
+    let service = Service::configure(machine, "");
+    service.configure_text(&format!(
+        "name = \"shop\"\n[service.shop]\ncommand = [\"{CURRENT}\"]\nlisten = [{listen}]\n"
+    ));
+    service
+}
+
+/// One line to the listener `chat`, and the line that answers it.
+fn chat(machine: &Machine, line: &str) -> String {
+    let mut stream = machine.connect(CHAT_PORT).expect("systemd listens");
+    writeln!(stream, "{line}").expect("the line is small");
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .expect("an answer");
+    answer.trim_end().to_owned()
 }

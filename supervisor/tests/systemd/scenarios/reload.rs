@@ -34,6 +34,23 @@ pub(crate) fn by_signal_to_the_main_process(machine: &Machine) {
     service.assert_undisturbed(&main_pid, 2);
 }
 
+/// Not what anybody should do, and what everybody does once: the programs get the signal too, and may die of it.
+pub(crate) fn by_signal_to_every_process(machine: &Machine) {
+    let service = Service::start(machine, "");
+    let main_pid = service.property("MainPID");
+    machine.ok(&["systemctl", "kill", "--signal=HUP", UNIT]);
+    eventually("another generation", || {
+        service
+            .get("/version")
+            .ok()
+            .filter(|answer| !answer.contains("\"generation\":1,"))
+    });
+    service.await_property("ActiveState", "active");
+    assert_eq!(service.property("MainPID"), main_pid, "{}", service.story());
+    assert_eq!(service.property("NRestarts"), "0", "{}", service.story());
+    assert_eq!(service.supervisors(), [main_pid], "{}", service.story());
+}
+
 pub(crate) fn shown_as_reloading_and_in_the_status_text(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");

@@ -53,6 +53,11 @@ pub(crate) fn stop_leaves_nothing(machine: &Machine) {
 pub(crate) fn crash_of_the_supervisor_is_recovered(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");
+    let before = service.processes();
+    assert!(
+        before.len() >= 2,
+        "the supervisor and its program: {before:?}"
+    );
     machine.ok(&[
         "systemctl",
         "kill",
@@ -69,5 +74,10 @@ pub(crate) fn crash_of_the_supervisor_is_recovered(machine: &Machine) {
         .get("/version")
         .unwrap_or_else(|reason| panic!("{reason}\n{}", service.story()));
     assert_eq!(service.property("NRestarts"), "1", "{}", service.story());
+    let after = service.processes();
+    assert!(
+        !before.iter().any(|pid| after.contains(pid)),
+        "{before:?} and {after:?}"
+    );
     assert_eq!(service.supervisors().len(), 1, "{}", service.story());
 }
