@@ -42,7 +42,7 @@ pub(crate) fn a_dying_program_does_not_stop_the_unit(machine: &Machine) {
     let pid = service.status()["services"][0]["generations"][0]["pid"]
         .as_u64()
         .expect("a pid");
-    machine.ok(&["kill", "-KILL", &pid.to_string()]);
+    machine.ok(&["sh", "-c", &format!("kill -KILL {pid}")]);
     eventually("the program to be respawned", || {
         service
             .get("/version")

@@ -84,6 +84,8 @@ pub(crate) fn drop_ins_run(machine: &Machine) {
             "{name}: {}",
             both(&output)
         );
+        // So many starts in a row are not an accident here.
+        service.systemctl("reset-failed");
         service.systemctl("restart");
         service.systemctl("reload");
         service
