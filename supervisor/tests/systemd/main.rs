@@ -60,7 +60,10 @@ scenarios! {
         log_lines_carry_service_and_generation;
     units:
         verified_and_hardened,
-        drop_ins_run;
+        drop_ins_are_valid_and_all_are_tried,
+        drop_ins_open_what_they_say,
+        privileged_port_is_bound_with_its_drop_in_only,
+        user_is_switched_with_its_drop_in;
 }
 
 /// Reloads in the way of `Type=notify-reload`, which systemd 252 does not have.

@@ -58,6 +58,13 @@ impl<'a> Service<'a> {
         self.machine.ok(&["systemctl", "daemon-reload"]);
     }
 
+    /// Removes every drop-in.
+    pub(crate) fn no_drop_ins(self) {
+        let directory = "/etc/systemd/system/heirloom@shop.service.d";
+        std::fs::remove_dir_all(self.machine.path(directory)).expect("there were drop-ins");
+        self.machine.ok(&["systemctl", "daemon-reload"]);
+    }
+
     /// Sets directives of `[Service]` for this test.
     pub(crate) fn set(self, directives: &str) {
         self.machine.write(
