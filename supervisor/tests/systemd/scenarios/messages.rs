@@ -59,6 +59,22 @@ pub(crate) fn a_dying_program_does_not_stop_the_unit(machine: &Machine) {
     assert_eq!(service.property("NRestarts"), "0", "{}", service.story());
 }
 
+pub(crate) fn the_watchdog_is_answered_if_it_is_asked_for(machine: &Machine) {
+    let service = Service::configure(machine, "");
+    service.set("WatchdogSec=1s");
+    service.systemctl("start");
+    let main_pid = service.property("MainPID");
+    let answered = || -> u64 {
+        let microseconds = service.property("WatchdogTimestampMonotonic");
+        microseconds.parse().expect("microseconds")
+    };
+    let first = answered();
+    eventually("answers for three intervals", || {
+        (answered() > first + 3_000_000).then_some(())
+    });
+    service.assert_undisturbed(&main_pid, 1);
+}
+
 pub(crate) fn log_lines_carry_service_and_generation(machine: &Machine) {
     let service = Service::configure(machine, "");
     service.deploy(programs::demo_after(
