@@ -46,7 +46,8 @@ scenarios! {
         shown_as_reloading_and_in_the_status_text,
         reported_as_failed_when_the_program_exits,
         reported_as_failed_when_the_program_cannot_run,
-        reported_as_failed_when_the_program_is_never_ready;
+        reported_as_failed_when_the_program_is_never_ready,
+        refused_when_the_configuration_is_wrong;
     stop:
         restart_serves_again,
         stop_leaves_nothing,
@@ -67,17 +68,13 @@ scenarios! {
         user_is_switched_with_its_drop_in;
 }
 
-/// Reloads in the way of `Type=notify-reload`, which systemd 252 does not have.
+/// `Type=notify-reload`, which systemd 252 does not have.
 mod only_on_257 {
-    use crate::{machine::Machine, scenarios::notify_reload, version::Version};
-
-    #[test]
-    fn waits_for_the_new_generation() {
-        notify_reload::waits_for_the_new_generation(&Machine::boot(Version::V257));
-    }
-
-    #[test]
-    fn says_success_when_the_handover_failed() {
-        notify_reload::says_success_when_the_handover_failed(&Machine::boot(Version::V257));
-    }
+    scenarios!(@version V257
+        notify_reload:
+            waits_for_the_new_generation,
+            says_success_when_the_handover_failed,
+            returns_when_the_configuration_is_wrong,
+            returns_when_a_handover_is_running_already;
+    );
 }

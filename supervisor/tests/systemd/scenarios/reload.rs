@@ -113,6 +113,29 @@ pub(crate) fn reported_as_failed_when_the_program_is_never_ready(machine: &Machi
     failing_reload(machine, service, programs::never_ready(machine));
 }
 
+pub(crate) fn refused_when_the_configuration_is_wrong(machine: &Machine) {
+    let service = Service::start(machine, "");
+    let main_pid = service.property("MainPID");
+    Service::configure(machine, "no_such_setting = true");
+    let output = service.try_systemctl("reload");
+    assert!(
+        !output.status.success(),
+        "systemctl reload said success\n{}",
+        service.story()
+    );
+    service.assert_undisturbed(&main_pid, 1);
+    let told = service.journal().iter().any(|entry| {
+        entry["MESSAGE"]
+            .as_str()
+            .is_some_and(|line| line.contains("no_such_setting"))
+    });
+    assert!(told, "the journal says what is wrong\n{}", service.story());
+    Service::configure(machine, "");
+    service.systemctl("reload");
+    // Nothing was attempted, so no number was used up.
+    service.assert_undisturbed(&main_pid, 2);
+}
+
 /// Deploys a bad program: the reload fails, nothing else changes, and the next deployment works. What `systemctl` printed.
 fn failing_reload(machine: &Machine, service: Service<'_>, program: &str) -> String {
     let main_pid = service.property("MainPID");
