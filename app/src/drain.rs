@@ -13,8 +13,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     task::{AbortHandle, Id},
     time::{Instant, sleep_until, timeout},
 };
@@ -81,7 +83,8 @@ impl Drain {
         }
     }
 
-    /// Lets SIGTERM begin the drain, and a second SIGTERM, or SIGINT, end everything at once.
+    /// Lets SIGTERM begin the drain, and a second SIGTERM, or SIGINT, end everything at once. A
+    /// drain that has begun in another way is not ended by the first SIGTERM.
     ///
     /// Call it early: until then these signals end the process without any drain. Must be called
     /// within a Tokio runtime.
@@ -90,20 +93,20 @@ impl Drain {
     ///
     /// The system's, if the handlers cannot be installed.
     pub fn begin_on_signals(&self) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        // Not tokio::signal: there, a signal that arrives between the installation of the handler and
+        // the subscription to it is lost. Here it is remembered.
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let drain = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                _ = interrupt.recv() => return drain.force(),
-                _ = terminate.recv() => drain.begin(),
+            let mut terminated = false;
+            while let Some(signal) = signals.next().await {
+                if signal == SIGTERM && !terminated {
+                    terminated = true;
+                    drain.begin();
+                } else {
+                    drain.force();
+                }
             }
-            tokio::select! {
-                _ = interrupt.recv() => {},
-                _ = terminate.recv() => {},
-            }
-            drain.force();
         });
         Ok(())
     }
@@ -134,7 +137,6 @@ impl Drain {
     }
 
     /// Waits for the drain to begin.
-    #[must_use]
     pub fn begun(&self) -> Begun {
         Begun {
             waiting: Box::pin(self.shared.begun.clone().cancelled_owned()),

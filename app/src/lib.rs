@@ -10,31 +10,33 @@
 //!   and has a limit.
 //! * [`http::serve`] answers HTTP/1.1 and HTTP/2 on a listener and drains without failing a request.
 //!
-//! ```no_run
-//! use std::{convert::Infallible, time::Duration};
-//!
-//! use heirloom_app::{Drain, Inherited, http};
-//! use http_body_util::Full;
-//! use hyper::{Request, Response, body::{Bytes, Incoming}, service::service_fn};
-//!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let mut inherited = Inherited::from_env()?;
-//!     let listener = inherited.take_listener("http")?;
-//!     let generation = inherited.generation();
-//!     tokio::runtime::Runtime::new()?.block_on(async {
-//!         let drain = Drain::new(Duration::from_secs(30));
-//!         drain.begin_on_signals()?;
-//!         let hello = service_fn(move |_: Request<Incoming>| async move {
-//!             let text = format!("hello from generation {generation}");
-//!             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
-//!         });
-//!         http::serve(listener, hello, &drain, http::Options::default())?;
-//!         inherited.notifier().ready("serving").await?;
-//!         drain.finished().await;
-//!         Ok(())
-//!     })
-//! }
 //! ```
+//! # use std::{convert::Infallible, time::Duration};
+//! # use http_body_util::Full;
+//! # use hyper::{Request, Response, body::{Bytes, Incoming}, service::service_fn};
+//! use heirloom_app::{Drain, Inherited, Listener, http};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut inherited = Inherited::from_env()?;
+//! let listener = if inherited.is_empty() {
+//!     Listener::bind_tcp("http", "127.0.0.1:0".parse()?)? // started by hand
+//! } else {
+//!     inherited.take_listener("http")?
+//! };
+//! let hello = service_fn(|_: Request<Incoming>| async {
+//!     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello"))))
+//! });
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let drain = Drain::new(Duration::from_secs(30));
+//! drain.begin_on_signals()?;
+//! http::serve(listener, hello, &drain, http::Options::default())?;
+//! inherited.notifier().ready("serving").await?;
+//! # drain.begin(); // as SIGTERM would
+//! drain.finished().await;
+//! # Ok(()) })}
+//! ```
+//!
+//! How to write a service, with this library or without, is told in `docs/writing-an-app.md`.
 //!
 //! The library never changes the process's environment and starts no thread.
 
@@ -47,3 +49,8 @@ mod sys;
 pub use drain::{Begun, Drain, Outcome};
 pub use inherit::{InheritError, Inherited, Listener};
 pub use notify::Notifier;
+
+/// The examples of the guide, so that they are tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/writing-an-app.md")]
+mod guide {}

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing::level_filters::LevelFilter;
 
 /// A small stateful HTTP service, to see restarts that nobody notices.
@@ -10,7 +10,6 @@ use tracing::level_filters::LevelFilter;
 /// Under a supervisor it serves on the inherited listener named "http", or on the only one there
 /// is. SIGTERM drains it; a second SIGTERM, or SIGINT, ends it at once.
 #[derive(Debug, Parser)]
-#[command(version = "", disable_version_flag = true)]
 pub(super) struct CommandLine {
     /// Listen here if no listener is inherited
     #[arg(long, value_name = "HOST:PORT")]
@@ -41,6 +40,15 @@ pub(super) struct CommandLine {
     pub(super) log_level: LevelFilter,
 }
 
+impl CommandLine {
+    /// Reads the arguments of this process, as that version of the program. Ends the process with
+    /// a text for the user if there is nothing else to do.
+    pub(super) fn read(version: &'static str) -> Self {
+        let matches = Self::command().version(version).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
 fn workers(text: &str) -> Result<usize, String> {
     within(text, 1..=64)
 }
@@ -58,8 +66,6 @@ fn within(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, S
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

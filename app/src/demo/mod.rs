@@ -9,10 +9,13 @@ mod request;
 mod routes;
 mod state;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context;
-use clap::Parser;
 use command_line::CommandLine;
 use heirloom_app::{Drain, Inherited, Listener, Outcome, http};
 use hyper::service::service_fn;
@@ -25,9 +28,10 @@ const HTTP: &str = "http";
 
 /// Runs the demo as this version of itself, to its end.
 pub(crate) fn main(version: &'static str) -> ExitCode {
-    let command_line = CommandLine::parse();
+    let command_line = CommandLine::read(version);
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_max_level(command_line.log_level)
         .init();
     match start(version, &command_line) {

@@ -14,8 +14,9 @@ pub(super) const FILL_BYTES_MAX: u64 = 65_536;
 pub(super) const FILL_TOTAL_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
 /// All state of a generation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
+    counters_max: usize,
     counters: Mutex<HashMap<String, u64>>,
     filling: Mutex<Vec<Box<[u8]>>>,
 }
@@ -23,13 +24,22 @@ pub(super) struct State {
 /// Why a write was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// There are [`COUNTERS_MAX`] counters already.
+    /// There are as many counters as there may be.
     Counters,
     /// More than [`FILL_TOTAL_BYTES_MAX`] bytes of filling.
     Filling,
 }
 
 impl State {
+    /// Nothing yet, with room for at most `counters_max` counters.
+    pub(super) fn new(counters_max: usize) -> Self {
+        Self {
+            counters_max,
+            counters: Mutex::default(),
+            filling: Mutex::default(),
+        }
+    }
+
     /// The value of a counter; 0 if nobody has added to it.
     pub(super) fn counter(&self, key: &str) -> u64 {
         lock(&self.counters).get(key).copied().unwrap_or(0)
@@ -42,7 +52,7 @@ impl State {
             *value = value.saturating_add(1);
             return Ok(*value);
         }
-        if counters.len() >= COUNTERS_MAX {
+        if counters.len() >= self.counters_max {
             return Err(Full::Counters);
         }
         counters.insert(key.to_owned(), 1);
@@ -80,7 +90,7 @@ mod tests {
 
     #[test]
     fn counters_count_by_themselves() {
-        let state = State::default();
+        let state = State::new(COUNTERS_MAX);
         assert_eq!(state.counter("a"), 0);
         assert_eq!(state.add_one("a"), Ok(1));
         assert_eq!(state.add_one("a"), Ok(2));
@@ -90,17 +100,16 @@ mod tests {
 
     #[test]
     fn a_full_map_takes_no_new_counter_but_counts_on() {
-        let state = State::default();
-        for key in 0..COUNTERS_MAX {
-            state.add_one(&key.to_string()).unwrap();
-        }
-        assert_eq!(state.add_one("one more"), Err(Full::Counters));
-        assert_eq!(state.add_one("0"), Ok(2));
+        let state = State::new(2);
+        state.add_one("a").unwrap();
+        state.add_one("b").unwrap();
+        assert_eq!(state.add_one("c"), Err(Full::Counters));
+        assert_eq!(state.add_one("a"), Ok(2));
     }
 
     #[test]
     fn filling_replaces_and_is_bounded() {
-        let state = State::default();
+        let state = State::new(COUNTERS_MAX);
         state.fill(1000, 20).unwrap();
         state.fill(10, 16).unwrap();
         {

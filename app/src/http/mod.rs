@@ -11,15 +11,13 @@
 //!   treated in the same way.
 //! * An HTTP/2 connection is sent GOAWAY at once; the streams it has finish.
 //!
-//! Layout: [`accept`] takes connections off a listener, [`connection`] drives one from its first
-//! byte to its end, [`activity`] decides (without I/O) how long it may stay as it is, [`service`]
-//! wraps the caller's service, [`stream`] is the socket.
+//! TLS, and what the answers are, is left to others.
 
-mod accept;
-mod activity;
-mod connection;
-mod service;
-mod stream;
+mod accept; // takes connections off a listener
+mod activity; // decides, without I/O, how long a connection may stay as it is
+mod connection; // drives a connection from its first byte to its end
+mod service; // reports the requests of the caller's service
+mod stream; // the socket
 
 use std::{error::Error, future::Future, io, sync::Arc, time::Duration};
 
