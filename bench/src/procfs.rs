@@ -1,0 +1,79 @@
+//! What /proc tells about a process: memory, wake-ups, identity.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use nix::unistd::Pid;
+
+/// Resident memory of a process, in bytes.
+///
+/// # Errors
+/// If the process has gone.
+pub fn resident_bytes(pid: Pid) -> Result<u64> {
+    let status = read(&format!("/proc/{pid}/status"))?;
+    let kibibytes = field(&status, "VmRSS:").with_context(|| format!("no VmRSS of {pid}"))?;
+    Ok(kibibytes * 1024)
+}
+
+/// How often the threads of a process were put to sleep and so, but for the first time, woken.
+/// The difference between two readings is the number of wake-ups between them.
+///
+/// # Errors
+/// If the process has gone.
+pub fn voluntary_switches(pid: Pid) -> Result<u64> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut switches = 0;
+    for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
+        let path = task?.path().join("status");
+        let status = fs::read_to_string(&path).with_context(|| format!("reading {path:?}"))?;
+        switches += field(&status, "voluntary_ctxt_switches:").context("no context switches")?;
+    }
+    Ok(switches)
+}
+
+/// When a process was started, in clock ticks since boot. With its pid, this names it for good.
+/// `None` if there is no such process, or only its zombie.
+#[must_use]
+pub fn start_ticks(pid: Pid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold spaces and parentheses itself.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    match *fields.first()? {
+        "Z" | "X" => None,
+        _ => fields.get(19)?.parse().ok(),
+    }
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("reading {path}"))
+}
+
+/// The number behind `name` at the start of a line.
+fn field(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_switches_and_a_start() {
+        assert!(resident_bytes(Pid::this()).unwrap() > 100_000);
+        assert!(voluntary_switches(Pid::this()).is_ok());
+        assert!(start_ticks(Pid::this()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_process_that_never_was_has_no_start() {
+        assert_eq!(start_ticks(Pid::from_raw(i32::MAX)), None);
+    }
+
+    #[test]
+    fn a_field_is_found_only_at_the_start_of_a_line() {
+        let status = "nonvoluntary_ctxt_switches:\t9\nvoluntary_ctxt_switches:\t4\n";
+        assert_eq!(field(status, "voluntary_ctxt_switches:"), Some(4));
+    }
+}
