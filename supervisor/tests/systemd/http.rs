@@ -7,22 +7,8 @@ use std::net::TcpStream;
 ///
 /// # Errors
 /// If the connection fails, or the answer is not a 200.
-pub(crate) fn get(stream: TcpStream, path: &str) -> Result<String, String> {
-    request(stream, "GET", path)
-}
-
-/// The body of the answer to `POST path` without a body.
-///
-/// # Errors
-/// As [`get`].
-pub(crate) fn post(stream: TcpStream, path: &str) -> Result<String, String> {
-    request(stream, "POST", path)
-}
-
-fn request(mut stream: TcpStream, method: &str, path: &str) -> Result<String, String> {
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-    );
+pub(crate) fn get(mut stream: TcpStream, path: &str) -> Result<String, String> {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n");
     let mut answer = String::new();
     stream
         .write_all(head.as_bytes())

@@ -127,16 +127,6 @@ impl<'a> Service<'a> {
         )
     }
 
-    /// The body of a POST, on a connection of its own.
-    pub(crate) fn post(self, path: &str) -> Result<String, String> {
-        http::post(
-            self.machine
-                .connect(PORT)
-                .map_err(|error| error.to_string())?,
-            path,
-        )
-    }
-
     /// What `heirloom status --json` says.
     pub(crate) fn status(self) -> Value {
         let text = self

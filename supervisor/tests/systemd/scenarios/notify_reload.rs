@@ -48,7 +48,7 @@ pub(crate) fn returns_when_the_configuration_is_wrong(machine: &Machine) {
     service.systemctl("reload");
     service.assert_undisturbed(&main_pid, 1);
     assert!(
-        service.property("StatusText").contains("no_such_setting"),
+        service.property("StatusText").contains("reload failed"),
         "{}",
         service.story()
     );
