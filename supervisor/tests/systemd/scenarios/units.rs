@@ -166,6 +166,9 @@ pub(crate) fn user_is_switched_with_its_drop_in(machine: &Machine) {
     for pid in processes.iter().filter(|pid| **pid != main_pid) {
         let owner = machine.ok(&["stat", "--format=%U", &format!("/proc/{pid}")]);
         assert_eq!(owner.trim(), "daemon", "{}", service.story());
+        let status = machine.ok(&["cat", &format!("/proc/{pid}/status")]);
+        assert!(status.contains("CapPrm:\t0000000000000000\n"), "{status}");
+        assert!(status.contains("CapAmb:\t0000000000000000\n"), "{status}");
     }
     service.systemctl("stop");
     assert_eq!(service.property("Result"), "success", "{}", service.story());
