@@ -77,7 +77,11 @@ pub(crate) fn connect(wanted: &Wanted) -> Result<UnixStream, Unreachable> {
         (Some(path), _, _) => path.clone(),
         (None, Some(name), _) => {
             let [own, of_unit] = by_name(&directory(), name);
-            if own.exists() || !of_unit.exists() { own } else { of_unit }
+            if own.exists() || !of_unit.exists() {
+                own
+            } else {
+                of_unit
+            }
         }
         (None, None, Some(unit)) => unit,
         (None, None, None) => return connect_to_only_one(&directory()),
@@ -88,14 +92,20 @@ pub(crate) fn connect(wanted: &Wanted) -> Result<UnixStream, Unreachable> {
 /// Where a supervisor of this name may be: one started by hand, and one whose unit has
 /// `RuntimeDirectory=heirloom/NAME`.
 fn by_name(directory: &Path, name: &str) -> [PathBuf; 2] {
-    [directory.join(format!("{name}.sock")), directory.join(name).join("control.sock")]
+    [
+        directory.join(format!("{name}.sock")),
+        directory.join(name).join("control.sock"),
+    ]
 }
 
 fn connect_to_only_one(directory: &Path) -> Result<UnixStream, Unreachable> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Some(name) = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else {
+        let Some(name) = path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+        else {
             continue;
         };
         let socket = match path.extension() {

@@ -137,9 +137,11 @@ mod tests {
     #[test]
     fn a_process_that_left_the_group_is_still_family() {
         let mut child = Command::new("sh")
-            .args(["-c", "setsid sh -c 'echo ready; exec cat' & wait"])
+            .args([
+                "-c",
+                "setsid sh -c 'echo ready; exec tail -f /dev/null' & wait",
+            ])
             .process_group(0)
-            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -109,7 +109,9 @@ impl Inherited {
     /// The socket that systemd passed under this name, if it is the one that is asked for: then one
     /// configuration serves with and without a socket unit.
     fn matching(&self, spec: &ListenSpec) -> Option<&Arc<Listener>> {
-        self.sockets.get(&spec.name).filter(|passed| passed.bound == spec.address.to_string())
+        self.sockets
+            .get(&spec.name)
+            .filter(|passed| passed.bound == spec.address.to_string())
     }
 
     /// The names of those that no notation in `specs` takes.
@@ -207,8 +209,10 @@ impl Listener {
                 // A port with connections in TIME_WAIT is free for a listener.
                 socket.set_reuse_address(true)?;
                 set_v6only(&socket, address, spec.options)?;
-                bind_beside(&socket, address, before)?;
-                listen(&socket, spec.options)?;
+                beside(address, before, &socket, || {
+                    socket.bind(&address.into())?;
+                    listen(&socket, spec.options)
+                })?;
                 Self::internet(spec, socket.into(), "tcp")
             }
             Address::Udp { host, port } => {
@@ -216,7 +220,7 @@ impl Listener {
                 let domain = Domain::for_address(address);
                 let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
                 set_v6only(&socket, address, spec.options)?;
-                bind_beside(&socket, address, before)?;
+                beside(address, before, &socket, || socket.bind(&address.into()))?;
                 Self::internet(spec, socket.into(), "udp")
             }
             Address::Unix(name) => Self::unix(spec, name, Type::STREAM),
@@ -416,10 +420,15 @@ fn listen(socket: &impl AsFd, options: Options) -> io::Result<()> {
 }
 
 /// Binds, also where only our own listener of before stands in the way: a wildcard that becomes a
-/// specific address, or the other way round. Both must allow it, and only while binding; what
-/// connects goes to the more specific one.
-fn bind_beside(socket: &Socket, address: SocketAddr, before: &Set) -> io::Result<()> {
-    let error = match socket.bind(&address.into()) {
+/// specific address, or the other way round. Both must allow it, and only meanwhile; what connects
+/// goes to the more specific one.
+fn beside(
+    address: SocketAddr,
+    before: &Set,
+    socket: &Socket,
+    bind: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    let error = match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
         settled => return settled,
     };
@@ -440,7 +449,7 @@ fn bind_beside(socket: &Socket, address: SocketAddr, before: &Set) -> io::Result
     };
     allow(true)?;
     socket.set_reuse_port(true)?;
-    let bound = socket.bind(&address.into());
+    let bound = bind();
     socket.set_reuse_port(false)?;
     allow(false)?;
     bound

@@ -92,7 +92,7 @@ impl Store {
 /// reports one.
 fn watch(inputs: &Inputs, service: &str, key: u64, fd: &OwnedFd) -> Option<Timer> {
     let duplicate = fd.try_clone().ok()?;
-    let fd = crate::sys::watch(duplicate, Interest::ERROR).ok()?;
+    let fd = crate::sys::watch(duplicate, Interest::READABLE).ok()?;
     let inputs = inputs.clone();
     let service = service.to_owned();
     Some(Timer::task(async move {
@@ -107,7 +107,7 @@ fn watch(inputs: &Inputs, service: &str, key: u64, fd: &OwnedFd) -> Option<Timer
 async fn closed(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     loop {
-        let mut ready = fd.ready(Interest::ERROR).await?;
+        let mut ready = fd.ready(Interest::READABLE).await?;
         let mut polled = [PollFd::new(fd.get_ref().as_fd(), PollFlags::empty())];
         poll(&mut polled, PollTimeout::ZERO)?;
         let gone = PollFlags::POLLHUP | PollFlags::POLLERR;

@@ -560,14 +560,14 @@ impl Supervisor {
     /// this is the end.
     fn settle(&mut self) -> Option<ExitCode> {
         self.removed.retain(|runner| !runner.is_stopped());
-        match self.stage {
-            Stage::Starting => {
-                let known: Option<Vec<bool>> =
-                    self.services.values().map(Runner::came_up).collect();
-                if let Some(came_up) = known {
-                    self.started(&came_up);
-                }
+        if self.stage == Stage::Starting {
+            let known: Option<Vec<bool>> = self.services.values().map(Runner::came_up).collect();
+            if let Some(came_up) = known {
+                self.started(&came_up);
             }
+        }
+        match self.stage {
+            Stage::Starting => {}
             Stage::Running => {
                 if self.reloading && !self.services.values().any(Runner::is_busy) {
                     self.reloading = false;
@@ -639,7 +639,11 @@ impl Supervisor {
             text = format!("{} services", self.services.len());
         }
         let failures = self.services.values().filter_map(Runner::last_failure);
-        let reasons = self.refused.iter().map(String::as_str).chain(failures.map(|(why, _)| why));
+        let reasons = self
+            .refused
+            .iter()
+            .map(String::as_str)
+            .chain(failures.map(|(why, _)| why));
         if let Some(reason) = reasons.into_iter().next() {
             text.push_str(&format!("; the last reload failed: {reason}"));
         }
