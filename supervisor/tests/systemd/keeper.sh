@@ -5,7 +5,8 @@
 #
 # It reads nothing from stdin but its end: then everything is torn down. LOWER is the root to start from (/ or a debootstrap);
 # it is never written to: a tmpfs lies over it. DIRECTORY is an empty directory of the caller's; it is removed at the end.
-# Each FILE is seen at PATH in the root, read-only. The boot is reported to $NOTIFY_SOCKET, the console goes to stdout.
+# Each FILE is seen at PATH in the root, read-only. The boot is reported to
+# $NOTIFY_SOCKET, which is DIRECTORY.notify; the console goes to stdout.
 #
 # Three layers, so that no way of dying leaves anything: the caller holds the other end of stdin; this script waits for its
 # end and cleans up; what it started lives in namespaces whose first process is killed with it, and the kernel then ends every
@@ -59,7 +60,7 @@ cleanup() {
         wait "$reader" "$container" || true
     } 2>/dev/null
     remove_groups "$name"
-    rm -rf -- "$directory"
+    rm -rf -- "$directory" "$directory.notify"
 }
 
 boot() {

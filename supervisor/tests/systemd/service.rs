@@ -12,8 +12,6 @@ use crate::wait::eventually;
 pub(crate) const UNIT: &str = "heirloom@shop.service";
 /// The port of the listener `http`.
 pub(crate) const PORT: u16 = 8080;
-/// Where clients reach its supervisor.
-pub(crate) const CONTROL_SOCKET: &str = "/run/heirloom/shop/control.sock";
 /// The symlink a deployment flips.
 pub(crate) const CURRENT: &str = "/srv/shop/current";
 
@@ -120,11 +118,11 @@ impl<'a> Service<'a> {
         )
     }
 
-    /// What `heirloom status --json` says.
+    /// What `heirloom status --json` says, found by name as from a shell.
     pub(crate) fn status(self) -> Value {
         let text = self
             .machine
-            .ok(&["heirloom", "status", "--json", "--control", CONTROL_SOCKET]);
+            .ok(&["heirloom", "status", "--json", "--name", "shop"]);
         serde_json::from_str(&text).expect("JSON")
     }
 

@@ -14,7 +14,8 @@ Service=heirloom@%i.service
 ";
 
 pub(crate) fn first_connection_starts_the_service(machine: &Machine) {
-    let service = configure(machine, "\"fd:http\"");
+    // The configuration that binds by itself where there is no socket unit.
+    let service = Service::configure(machine, "");
     machine.ok(&["systemctl", "start", SOCKET]);
     assert_eq!(service.property("ActiveState"), "inactive");
     // The connection waits in the queue until the first generation serves: nobody is refused.

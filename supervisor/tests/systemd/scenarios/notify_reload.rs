@@ -2,7 +2,7 @@
 
 use crate::machine::{DEMO, Machine, both};
 use crate::programs;
-use crate::service::{CONTROL_SOCKET, Service, UNIT};
+use crate::service::{Service, UNIT};
 use crate::wait::eventually;
 
 pub(crate) fn waits_for_the_new_generation(machine: &Machine) {
@@ -60,7 +60,8 @@ pub(crate) fn returns_when_a_handover_is_running_already(machine: &Machine) {
     service.systemctl("start");
     let main_pid = service.property("MainPID");
     service.deploy(programs::demo_held_back(machine));
-    let first = machine.spawn(&["heirloom", "reload", "--control", CONTROL_SOCKET]);
+    // Found without a name, as the only one.
+    let first = machine.spawn(&["heirloom", "reload"]);
     service.await_property("ActiveState", "reloading");
     // systemd's own reload is another one, and becomes one more handover.
     let second = machine.spawn(&["systemctl", "reload", UNIT]);
