@@ -1,1 +1,24 @@
-fn main() {}
+//! `heirloom`: replaces a running network service by a new version without its users noticing.
+//!
+//! * `cli` defines the command line and holds a file for each command;
+//! * `config` is what a supervisor is told to run;
+//! * `control` is how a running supervisor is spoken to;
+//! * `core` makes the decisions, without I/O;
+//! * `daemon` turns the world into their events and their actions into system calls;
+//! * `log` is where lines go; `sys` holds the few system calls that need `unsafe`.
+
+#![deny(unsafe_code)]
+
+mod cli;
+mod config;
+mod control;
+mod core;
+mod daemon;
+mod log;
+mod sys;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

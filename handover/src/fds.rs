@@ -1,0 +1,179 @@
+//! File descriptors that travel with a message (`SCM_RIGHTS`), and who sent it
+//! (`SCM_CREDENTIALS`).
+//!
+//! Owns sending to and receiving from a unix socket that keeps message boundaries. Every
+//! descriptor that arrives is closed on exec and owned by somebody before anything is decided
+//! about it, so a refused message leaks none.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, sendmsg,
+};
+
+/// The most descriptors one message can carry (`SCM_MAX_FD` of `unix(7)`).
+pub const MOST_FDS: usize = 253;
+
+/// One message as it arrived.
+#[derive(Debug)]
+pub struct Received {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The descriptors it brought.
+    pub fds: Vec<OwnedFd>,
+    /// Who sent it, if the socket has `SO_PASSCRED`.
+    pub sender: Option<Sender>,
+}
+
+/// The kernel's word on who sent a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// Process id, as seen from the receiver.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+}
+
+/// Receives one message of at most `largest` bytes.
+///
+/// # Errors
+///
+/// The system's error (`WouldBlock` on a non-blocking socket with nothing to read), or
+/// `InvalidData` if the message or its descriptors did not fit: what did arrive is closed.
+pub fn receive(socket: impl AsFd, largest: usize) -> io::Result<Received> {
+    let mut bytes = vec![0; largest];
+    let mut space = nix::cmsg_space!([RawFd; MOST_FDS], UnixCredentials);
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let message = recvmsg::<UnixAddr>(
+        socket.as_fd().as_raw_fd(),
+        &mut slices,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let (length, flags) = (message.bytes, message.flags);
+    let mut fds = Vec::new();
+    let mut sender = None;
+    for control in message.cmsgs()? {
+        match control {
+            ControlMessageOwned::ScmRights(raw) => fds.extend(raw.into_iter().map(|fd| {
+                // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+                unsafe { OwnedFd::from_raw_fd(fd) }
+            })),
+            ControlMessageOwned::ScmCredentials(who) => {
+                sender = Some(Sender {
+                    pid: who.pid(),
+                    uid: who.uid(),
+                });
+            }
+            _other => {}
+        }
+    }
+    if flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message or its descriptors did not fit (is the limit on open files reached?)",
+        ));
+    }
+    bytes.truncate(length);
+    Ok(Received { bytes, fds, sender })
+}
+
+/// Sends one message with descriptors, at most [`MOST_FDS`].
+///
+/// # Errors
+///
+/// The system's error; `InvalidInput` for more descriptors than one message can carry.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[impl AsFd]) -> io::Result<()> {
+    if fds.len() > MOST_FDS {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "{} descriptors in one message; at most {MOST_FDS} fit",
+                fds.len()
+            ),
+        ));
+    }
+    let raw: Vec<RawFd> = fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    sendmsg::<UnixAddr>(
+        socket.as_fd().as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use nix::sys::socket::sockopt::PassCred;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap()
+    }
+
+    /// How many descriptors of this process lead to the file.
+    fn times_open(file: &std::fs::File) -> usize {
+        let target = |fd: &str| std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        let wanted = target(&file.as_raw_fd().to_string()).unwrap();
+        std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter(|entry| {
+                let name = entry.as_ref().unwrap().file_name();
+                target(&name.to_string_lossy()).is_ok_and(|link| link == wanted)
+            })
+            .count()
+    }
+
+    #[test]
+    fn descriptors_arrive_closed_on_exec_with_their_sender() {
+        let (here, there) = pair();
+        setsockopt(&there, PassCred, &true).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        send(&here, b"FDSTORE=1", &[&file, &file]).unwrap();
+        let message = receive(&there, 100).unwrap();
+        assert_eq!(message.bytes, b"FDSTORE=1");
+        assert_eq!(message.fds.len(), 2);
+        for fd in &message.fds {
+            let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).unwrap());
+            assert!(flags.contains(FdFlag::FD_CLOEXEC));
+        }
+        let sender = message.sender.unwrap();
+        assert_eq!(sender.pid, std::process::id() as i32);
+        assert_eq!(sender.uid, nix::unistd::getuid().as_raw());
+    }
+
+    #[test]
+    fn as_many_as_fit_are_carried_and_one_more_is_refused() {
+        let (here, there) = pair();
+        let file = tempfile::tempfile().unwrap();
+        send(&here, b"x", &vec![&file; MOST_FDS]).unwrap();
+        assert_eq!(receive(&there, 10).unwrap().fds.len(), MOST_FDS);
+        let error = send(&here, b"x", &vec![&file; MOST_FDS + 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_message_that_does_not_fit_is_refused_and_leaks_nothing() {
+        let (here, there) = pair();
+        let file = tempfile::tempfile().unwrap();
+        send(&here, &[b'x'; 64], &[&file]).unwrap();
+        assert_eq!(
+            receive(&there, 16).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        assert_eq!(times_open(&file), 1);
+    }
+}

@@ -1,0 +1,67 @@
+//! The command line.
+//!
+//! [`flags`] defines it, once, for parsing, `--help`, man pages and completions. Each command has a
+//! file; [`exit`] holds the exit statuses they share.
+
+pub(crate) mod exit;
+pub(crate) mod flags;
+
+mod check;
+mod events;
+mod generate;
+mod reload;
+mod run;
+mod status;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::control::client::NoReply;
+use crate::control::place::Unreachable;
+use crate::control::protocol::{Fault, Refusal};
+use flags::{Arguments, Command};
+
+/// Parses the command line and carries the command out.
+pub(crate) fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(command) => run::run(command),
+        Command::Reload(command) => reload::reload(command),
+        Command::Rollback(command) => reload::rollback(command),
+        Command::Status(command) => status::status(command),
+        Command::Events(command) => events::events(command),
+        Command::Stop(command) => stop::stop(command),
+        Command::Check(command) => check::check(&command),
+        Command::Generate(command) => generate::generate(&command),
+    }
+}
+
+/// Says why there is no reply; the exit status for it.
+fn no_reply(error: &NoReply) -> ExitCode {
+    complain(&error.to_string());
+    match error {
+        NoReply::Unreachable(Unreachable::Several(_)) => exit::USAGE.into(),
+        NoReply::Unreachable(_) | NoReply::BrokenOff(_) => exit::UNREACHED.into(),
+        NoReply::TimedOut => exit::UNKNOWN.into(),
+    }
+}
+
+/// Says why a request was refused; the exit status for it.
+fn refused(refusal: &Refusal) -> ExitCode {
+    complain(&refusal.reason);
+    match refusal.fault {
+        Fault::Usage => exit::USAGE.into(),
+        Fault::State => exit::FAILED.into(),
+    }
+}
+
+fn complain(text: &str) {
+    eprintln!("heirloom: {text}");
+}
+
+/// Prints a line to standard output; a reader that has gone is no error.
+fn say(text: &str) {
+    use std::io::Write;
+    let _reader_gone = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,274 @@
+//! Every command, flag and default, with its description.
+//!
+//! The descriptions here are the documentation of the command line: `--help`, the man pages and the
+//! completions are made from them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+use super::exit;
+use crate::config::listen::ListenSpec;
+use crate::config::service::{Instances, MostDraining, Ready, Span, StopSignal, Strategy};
+use crate::control::place::Wanted;
+use crate::log::Format;
+
+/// Replaces a running network service by a new version without its users noticing.
+///
+/// A supervisor holds the listening sockets. At a reload it starts the new program with the
+/// inherited sockets, waits until it is ready, and lets the old one finish what it has begun.
+#[derive(Debug, Parser)]
+#[command(name = "heirloom", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Run),
+    Reload(Reload),
+    Rollback(Rollback),
+    Status(Status),
+    Events(Events),
+    Stop(Stop),
+    Check(Check),
+    Generate(Generate),
+}
+
+/// Which supervisor is meant
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The supervisor's name. Not needed when only one runs.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The supervisor's control socket.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    control: Option<PathBuf>,
+}
+
+impl Which {
+    pub(crate) fn wanted(self) -> Wanted {
+        Wanted { path: self.control, name: self.name }
+    }
+}
+
+/// Run a supervisor in the foreground
+///
+/// Runs one program given behind `--`, or the services of a configuration file. Ends when told to by
+/// `heirloom stop`, TERM or INT (twice: at once). HUP hands over to the program as it stands now,
+/// USR1 opens log files anew.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SPEC is [NAME=]ADDRESS[,OPTION=VALUE]...: tcp:HOST:PORT, udp:HOST:PORT, unix:PATH, unix:@ABSTRACT, \
+unix-seqpacket:PATH, or fd:NAME for a socket systemd passes; HOST:PORT and PORT are tcp. Options: \
+mode=0660 (unix), backlog=N, v6only=true.
+
+Exit status: 0 it was told to end; 1 it did not come up; 2 usage or configuration.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Listen there; may be repeated.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) listen: Vec<ListenSpec>,
+    /// Read services from a file, again at each reload.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
+          conflicts_with_all = ["program", "listen", "Tuning"], required_unless_present = "program")]
+    pub(crate) config: Option<PathBuf>,
+    /// What log lines look like.
+    #[arg(long, value_enum, default_value = "auto", value_name = "FORMAT")]
+    pub(crate) log_format: Format,
+    /// Append log lines to a file instead of standard error.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) log_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+    /// The program and its arguments.
+    #[arg(last = true, value_name = "PROGRAM ARGS", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) program: Vec<String>,
+}
+
+/// The settings of the one service given on the command line
+#[derive(Debug, Args)]
+#[group(id = "Tuning", multiple = true)]
+pub(crate) struct Tuning {
+    /// How one generation takes over from another: auto is overlap for a program that knows nothing
+    /// of Heirloom.
+    #[arg(long, value_enum)]
+    pub(crate) strategy: Option<Strategy>,
+    /// How many processes serve at once; they are replaced one after the other [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) instances: Option<Instances>,
+    /// When a new generation counts as ready: auto, notify, after:TIME or exec:COMMAND
+    /// [default: auto].
+    #[arg(long, value_name = "HOW")]
+    pub(crate) ready: Option<Ready>,
+    /// What tells a generation to finish and end [default: TERM].
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<StopSignal>,
+    /// How long a new generation may take to be ready [default: 1m].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ready_timeout: Option<Span>,
+    /// How long a generation may take to finish what it has begun [default: 30s].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) drain_timeout: Option<Span>,
+    /// How long a new generation's death still brings the one before it back [default: 10s].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) probation: Option<Span>,
+    /// How often the program must send WATCHDOG=1.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) watchdog: Option<Span>,
+    /// How many former processes may drain before a handover waits for one to end [default: 8].
+    #[arg(long, value_name = "N")]
+    pub(crate) most_draining: Option<MostDraining>,
+    /// Run it in this directory, looked up for each generation.
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: Option<PathBuf>,
+    /// Add the NAME=VALUE lines of a file to its environment, read for each generation.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Run it as this user.
+    #[arg(long, value_name = "USER", value_hint = ValueHint::Username)]
+    pub(crate) user: Option<String>,
+    /// Run it as this group [default: the user's own].
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+}
+
+/// Hand over to the program as it stands now, wait, and report
+///
+/// Everything is looked up again: the configuration, symbolic links, the directory, the environment
+/// file and the program.
+#[derive(Debug, Args)]
+#[command(after_help = exit::TABLE)]
+pub(crate) struct Reload {
+    /// The service; all of them if none is named.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Start the new program, see it ready, and let it go again.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Wait at most this long for the outcome.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Span>,
+    /// Wait until the probation is over: only then can exit status 5 be told from 0 for a program
+    /// that dies in its first seconds.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) until_proven: bool,
+    /// Print the report as JSON, a line a service.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The program and its arguments from now on.
+    #[arg(last = true, value_name = "PROGRAM ARGS", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) program: Vec<String>,
+}
+
+/// Hand over to the last proven program
+///
+/// A program is proven once it has lived through its probation. It is kept open, so this works also
+/// when a deploy has renamed over or deleted it.
+#[derive(Debug, Args)]
+#[command(after_help = exit::TABLE)]
+pub(crate) struct Rollback {
+    /// The service; not needed when there is only one.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Wait at most this long for the outcome.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Span>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what runs
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 told; 2 usage; 3 no supervisor reached; 4 no answer in time.")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show it again every second, until interrupted.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+/// Show what happened
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 told; 2 usage; 3 no supervisor reached.")]
+pub(crate) struct Events {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Go on with what happens from now on, until interrupted.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Print JSON, a line an event.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Let everything finish what it has begun, and end
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 ended; 2 usage; 3 no supervisor reached.")]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// After so long, end it all the same.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Span>,
+}
+
+/// Validate a configuration and print it with every default filled in
+///
+/// What only shows on the machine it will run on (a program that does not exist, say) is a warning.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 valid; 2 not valid.")]
+pub(crate) struct Check {
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+/// Write man pages or completions, made from the definition of this command line
+#[derive(Debug, Args)]
+#[command(hide = true)]
+pub(crate) struct Generate {
+    #[command(subcommand)]
+    pub(crate) what: Generated,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Generated {
+    /// Man pages, a file a command, into a directory
+    Man { directory: PathBuf },
+    /// Completions for a shell, to standard output
+    Completions { shell: clap_complete::Shell },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_and_a_program_exclude_each_other() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).map(drop);
+        parse("heirloom run --config x.toml").unwrap();
+        parse("heirloom run --listen 80 --strategy sequential -- prog --flag").unwrap();
+        parse("heirloom run").unwrap_err();
+        parse("heirloom run --config x.toml -- prog").unwrap_err();
+        parse("heirloom run --config x.toml --strategy overlap").unwrap_err();
+        parse("heirloom run --config x.toml --listen 80").unwrap_err();
+        parse("heirloom reload web --timeout 5s --json -- prog a").unwrap();
+    }
+}

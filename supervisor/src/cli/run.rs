@@ -1,0 +1,89 @@
+//! `heirloom run`: from the command line, or a file, to a running supervisor.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::flags::{Run, Tuning};
+use super::{complain, exit};
+use crate::config::file::{self, Configuration};
+use crate::config::service::Service;
+use crate::control::place;
+use crate::daemon::{self, Start};
+use crate::log;
+
+pub(crate) fn run(command: Run) -> ExitCode {
+    let Run { which, listen, config, log_format, log_file, tuning, program } = command;
+    let wanted = which.wanted();
+    let configuration = match &config {
+        Some(path) => file::read(path).map_err(|error| error.to_string()),
+        None => from_command_line(&program, listen, tuning, wanted.name.as_deref()),
+    };
+    let mut configuration = match configuration {
+        Ok(configuration) => configuration,
+        Err(reason) => {
+            complain(&reason);
+            return exit::USAGE.into();
+        }
+    };
+    if let Some(name) = &wanted.name {
+        configuration.name.clone_from(name);
+    }
+    if let Err(reason) = file::check(&configuration) {
+        complain(&reason);
+        return exit::USAGE.into();
+    }
+    let log = match log::start(log_format, log_file.as_deref()) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(&format!("the log cannot be opened: {error}"));
+            return exit::USAGE.into();
+        }
+    };
+    let control = place::of_supervisor(&wanted, &configuration.name);
+    daemon::run(Start { configuration, file: config, control, log })
+}
+
+/// The one service of the command line; it and its supervisor are called alike.
+fn from_command_line(
+    program: &[String],
+    listen: Vec<crate::config::listen::ListenSpec>,
+    tuning: Tuning,
+    name: Option<&str>,
+) -> Result<Configuration, String> {
+    let first = program.first().ok_or("a program is missing behind --")?;
+    let file_name = Path::new(first).file_name().unwrap_or_default().to_string_lossy();
+    let name = name.unwrap_or(&file_name).to_owned();
+    let service = tuning.service(&name, program.to_vec(), listen);
+    Ok(Configuration { name: name.clone(), services: BTreeMap::from([(name, service)]) })
+}
+
+impl Tuning {
+    fn service(
+        self,
+        name: &str,
+        command: Vec<String>,
+        listen: Vec<crate::config::listen::ListenSpec>,
+    ) -> Service {
+        let default = Service::default();
+        Service {
+            name: name.to_owned(),
+            command,
+            listen,
+            strategy: self.strategy.unwrap_or(default.strategy),
+            instances: self.instances.unwrap_or(default.instances),
+            ready: self.ready.unwrap_or(default.ready),
+            stop_signal: self.stop_signal.unwrap_or(default.stop_signal),
+            ready_timeout: self.ready_timeout.unwrap_or(default.ready_timeout),
+            drain_timeout: self.drain_timeout.unwrap_or(default.drain_timeout),
+            probation: self.probation.unwrap_or(default.probation),
+            watchdog: self.watchdog,
+            most_draining: self.most_draining.unwrap_or(default.most_draining),
+            directory: self.directory,
+            env_file: self.env_file,
+            user: self.user,
+            group: self.group,
+            environment: default.environment,
+        }
+    }
+}

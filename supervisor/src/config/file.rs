@@ -1,0 +1,207 @@
+//! The configuration file.
+//!
+//! Owns reading it whole, and the errors that name line and column. An unknown key is an error: a
+//! mistyped `drain_timout` must not silently mean the default.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::service::{self, MOST_LISTENERS, Service};
+
+/// No configuration is larger than this.
+const LARGEST_BYTES: u64 = 1 << 20;
+
+/// No supervisor runs more services than this.
+const MOST_SERVICES: usize = 256;
+
+/// Why a configuration cannot be used: its author's fault, or the file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadConfiguration {
+    /// It cannot be read.
+    #[error("cannot read the configuration {path}: {error}")]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    /// It is not TOML of the expected form.
+    #[error("{path}: {error}")]
+    Malformed { path: PathBuf, error: Box<toml::de::Error> },
+    /// It contradicts itself.
+    #[error("{path}: {reason}")]
+    Contradictory { path: PathBuf, reason: String },
+}
+
+/// A configuration with every default filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Configuration {
+    /// The supervisor's name; the file's own, without its ending, if it gives none.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Its services, by name.
+    #[serde(rename = "service", default)]
+    pub(crate) services: BTreeMap<String, Service>,
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+///
+/// [`BadConfiguration`] says what is wrong, with line and column where there is one.
+pub(crate) fn read(path: &Path) -> Result<Configuration, BadConfiguration> {
+    let unreadable = |error| BadConfiguration::Unreadable { path: path.to_owned(), error };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > LARGEST_BYTES {
+        let error = format!("it has {length} bytes, more than {LARGEST_BYTES}");
+        return Err(unreadable(std::io::Error::other(error)));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let mut configuration: Configuration = toml::from_str(&text).map_err(|error| {
+        BadConfiguration::Malformed { path: path.to_owned(), error: Box::new(error) }
+    })?;
+    if configuration.name.is_empty() {
+        let stem = path.file_stem().unwrap_or_default();
+        configuration.name = stem.to_string_lossy().into_owned();
+    }
+    for (name, service) in &mut configuration.services {
+        service.name.clone_from(name);
+    }
+    check(&configuration)
+        .map_err(|reason| BadConfiguration::Contradictory { path: path.to_owned(), reason })?;
+    Ok(configuration)
+}
+
+/// Checks what the form alone does not: names, limits, and what two services cannot share.
+pub(crate) fn check(configuration: &Configuration) -> Result<(), String> {
+    service::check_name(&configuration.name)?;
+    if configuration.services.is_empty() {
+        return Err("it has no service; add a table such as [service.web]".to_owned());
+    }
+    if configuration.services.len() > MOST_SERVICES {
+        return Err(format!("it has more than {MOST_SERVICES} services"));
+    }
+    let mut addresses = BTreeSet::new();
+    for (name, service) in &configuration.services {
+        let of_service = |reason: String| format!("service {name}: {reason}");
+        service::check_name(name).map_err(of_service)?;
+        service.check().map_err(of_service)?;
+        for spec in &service.listen {
+            if !spec.has_port_zero() && !addresses.insert(spec.address.to_string()) {
+                return Err(format!("service {name}: {} is listened on twice", spec.address));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Service {
+    fn check(&self) -> Result<(), String> {
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err("it has no program; set command = [\"/path/to/program\"]".to_owned());
+        }
+        if self.command.iter().any(|word| word.contains('\0')) {
+            return Err("a command cannot contain a NUL".to_owned());
+        }
+        if self.listen.len() > MOST_LISTENERS {
+            return Err(format!("it has more than {MOST_LISTENERS} listeners"));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.listen.iter().find(|spec| !names.insert(&spec.name)) {
+            return Err(format!(
+                "two listeners are named {0}; give one another name, as in other={1}",
+                twice.name, twice.address
+            ));
+        }
+        let odd = |text: &str| text.is_empty() || text.contains(['=', '\0']);
+        if let Some(name) = self.environment.keys().find(|name| odd(name)) {
+            return Err(format!("`{name}` cannot be the name of a variable"));
+        }
+        Ok(())
+    }
+}
+
+/// The resolved form, as `check` prints it.
+pub(crate) fn print(configuration: &Configuration) -> Result<String, toml::ser::Error> {
+    toml::to_string_pretty(configuration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Configuration, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shop.toml");
+        std::fs::write(&path, text).unwrap();
+        read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_the_print_out_reads_back() {
+        let minimal = read_text("[service.web]\ncommand = [\"/srv/web\"]").unwrap();
+        assert_eq!(minimal.name, "shop");
+        let web = &minimal.services["web"];
+        assert_eq!(web, &Service {
+            name: "web".to_owned(),
+            command: vec!["/srv/web".to_owned()],
+            ..Service::default()
+        });
+        assert_eq!(read_text(&print(&minimal).unwrap()).unwrap(), minimal);
+    }
+
+    #[test]
+    fn every_key_is_understood() {
+        let full = read_text(
+            r#"
+            name = "all"
+            [service.web]
+            command = ["web", "--verbose"]
+            listen = ["http=tcp:0.0.0.0:8080", "admin=unix:/run/shop/admin.sock,mode=600"]
+            strategy = "sequential"
+            instances = 3
+            ready = "exec:curl -f http://127.0.0.1:8080"
+            stop_signal = "QUIT"
+            ready_timeout = "5s"
+            drain_timeout = "1m"
+            probation = "0s"
+            watchdog = "2s"
+            most_draining = 2
+            directory = "/srv"
+            env_file = "/etc/shop/env"
+            user = "shop"
+            group = "www"
+            environment = { A = "1" }
+            "#,
+        )
+        .unwrap();
+        assert_eq!(read_text(&print(&full).unwrap()).unwrap(), full);
+    }
+
+    #[test]
+    fn errors_name_line_and_column_or_the_service() {
+        let cases = [
+            ("[service.web]\ncommand = [\"x\"]\ndrain_timout = \"1s\"", "line 3, column 1"),
+            ("[service.web]\ncommand = [\"x\"]\nprobation = \"10\"", "line 3, column 13"),
+            ("[service.web]\ncommand = [\"x\"]\nlisten = [\"::1:80\"]", "line 3"),
+            ("nonsense", "line 1"),
+            ("", "no service"),
+            ("[service.web]", "no program"),
+            ("[service.\"../x\"]\ncommand=[\"x\"]", "letters, digits"),
+            ("[service.web]\ncommand=[\"x\"]\nlisten=[\"80\",\"tcp-80=81\"]", "named tcp-80"),
+            (
+                "[service.a]\ncommand=[\"x\"]\nlisten=[\"80\"]\n[service.b]\ncommand=[\"x\"]\nlisten=[\"80\"]",
+                "listened on twice",
+            ),
+            ("[service.a]\ncommand=[\"x\"]\ninstances=0", "from 1 to 256"),
+        ];
+        for (text, part) in cases {
+            let error = read_text(text).unwrap_err();
+            assert!(error.contains(part), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = read(Path::new("/nonexistent/x.toml")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/x.toml"), "{error}");
+    }
+}

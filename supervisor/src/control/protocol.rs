@@ -1,0 +1,260 @@
+//! Requests and replies, and the documents in them.
+//!
+//! Fields are only ever added. One line of JSON each; a connection carries one request and the
+//! replies to it.
+
+use serde::{Deserialize, Serialize};
+
+/// The longest request, in bytes, its newline included.
+pub(crate) const LONGEST_REQUEST_BYTES: usize = 64 * 1024;
+
+/// The longest reply a client reads, in bytes.
+pub(crate) const LONGEST_REPLY_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// [`Status`].
+    Status,
+    /// What happened lately and, if wanted, what happens from now on.
+    Events { follow: bool },
+    /// Hand over.
+    Reload {
+        /// The service; all of them if none is named.
+        service: Option<String>,
+        /// Only try.
+        #[serde(default)]
+        dry_run: bool,
+        /// The program and its arguments from now on.
+        #[serde(default)]
+        program: Option<Vec<String>>,
+        /// Answer when the probation is over, not when the new generation serves.
+        #[serde(default)]
+        until_proven: bool,
+    },
+    /// Hand over to the last proven program.
+    Rollback { service: Option<String> },
+    /// Let everything finish and end.
+    Stop {
+        /// After so long, end it all the same.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+    },
+}
+
+/// What the supervisor answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", content = "content", rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    /// Something happened.
+    Event(Event),
+    /// What runs.
+    Status(Status),
+    /// A handover has ended.
+    Report(Report),
+    /// The request was not carried out.
+    Refused(Refusal),
+    /// This was the last of it.
+    Done,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    /// Whose fault it is.
+    pub(crate) fault: Fault,
+    /// What is wrong, and what to do.
+    pub(crate) reason: String,
+}
+
+/// Whose fault a refusal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Fault {
+    /// The request, or the configuration it leads to.
+    Usage,
+    /// The state of things does not allow it now.
+    State,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// When, as RFC 3339 in UTC with milliseconds.
+    pub(crate) time: String,
+    /// Where.
+    pub(crate) service: String,
+    /// To which generation.
+    pub(crate) generation: Option<u64>,
+    /// What, in one word.
+    pub(crate) event: EventKind,
+    /// What, for people.
+    pub(crate) text: String,
+}
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EventKind {
+    /// A listener was bound, taken over or given up.
+    Listener,
+    /// A handover was asked for.
+    Asked,
+    /// A handover has begun.
+    Begun,
+    /// It waits for a former generation to end.
+    Waiting,
+    /// A process was started.
+    Started,
+    /// It serves.
+    Ready,
+    /// It did not become ready.
+    Failed,
+    /// It served and ended without being asked to.
+    Died,
+    /// It was told to finish and end.
+    Draining,
+    /// It was killed.
+    Killed,
+    /// Nothing of it is left.
+    Gone,
+    /// The next attempt waits.
+    BackingOff,
+    /// A handover has ended well.
+    Committed,
+    /// A dry run has ended well.
+    Rehearsed,
+    /// A handover has failed and changed nothing.
+    Aborted,
+    /// A handover was undone.
+    RolledBack,
+    /// A program has lived through its probation.
+    Proven,
+    /// The service runs no more.
+    Stopped,
+}
+
+/// What one supervisor runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+    pub(crate) version: String,
+    /// How often the supervisor has replaced itself, from 1.
+    pub(crate) supervisor_generation: u64,
+    pub(crate) services: Vec<ServiceStatus>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServiceStatus {
+    pub(crate) name: String,
+    pub(crate) state: String,
+    pub(crate) listeners: Vec<ListenerStatus>,
+    pub(crate) generations: Vec<GenerationStatus>,
+    pub(crate) last_handover: Option<Report>,
+    /// Descriptors that were stored by name.
+    pub(crate) stored: Vec<String>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ListenerStatus {
+    pub(crate) name: String,
+    /// Where it is bound, with the real port.
+    pub(crate) address: String,
+    /// How many connections wait to be accepted; `null` where the system does not tell.
+    pub(crate) queued: Option<u32>,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GenerationStatus {
+    pub(crate) generation: u64,
+    /// `null` while its program cannot be started yet.
+    pub(crate) pid: Option<i32>,
+    pub(crate) phase: String,
+    /// The instance it is, from 0.
+    pub(crate) instance: usize,
+    /// The program as it was asked for.
+    pub(crate) program: String,
+    /// The file that was found and executed.
+    pub(crate) resolved: String,
+    /// When it was started, as RFC 3339 in UTC.
+    pub(crate) since: String,
+    /// Established connections to the service's listeners.
+    pub(crate) connections: u64,
+    /// Memory of its main process.
+    pub(crate) rss_bytes: u64,
+    /// What it says of itself (`STATUS=`).
+    pub(crate) status: Option<String>,
+}
+
+/// How a handover ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) service: String,
+    /// The generation that served before; 0 if none did.
+    pub(crate) from: u64,
+    /// The generation that was to take over.
+    pub(crate) to: u64,
+    pub(crate) strategy: String,
+    pub(crate) outcome: Outcome,
+    /// Why it failed.
+    pub(crate) reason: Option<String>,
+    /// From being asked for to its end.
+    pub(crate) total_ms: f64,
+    /// How long clients may have waited: for a sequential handover, from the moment the old one
+    /// was told to stop.
+    pub(crate) pause_ms: f64,
+    pub(crate) snapshot_bytes: u64,
+    pub(crate) delta_rounds: u64,
+    pub(crate) connections_moved: u64,
+    /// The last lines the failed generation wrote to its standard error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stderr: Vec<String>,
+}
+
+/// What came of a handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// The new generation serves.
+    Committed,
+    /// A dry run: the new generation became ready, and was let go.
+    Rehearsed,
+    /// It failed; what served before serves on.
+    Aborted,
+    /// It had taken over, failed, and was undone.
+    RolledBack,
+}
+
+impl Outcome {
+    /// The word for it, as in JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Rehearsed => "rehearsed",
+            Self::Aborted => "aborted",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_plain_json() {
+        let reload: Request =
+            serde_json::from_str(r#"{"command":"reload","service":null}"#).unwrap();
+        assert_eq!(
+            reload,
+            Request::Reload { service: None, dry_run: false, program: None, until_proven: false }
+        );
+        assert!(serde_json::from_str::<Request>(r#"{"command":"dance"}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"command":"status","x":1}"#).is_ok());
+    }
+}

@@ -1,0 +1,33 @@
+//! The long-lived process: everything that happens becomes an [`input::Input`] in one queue, and
+//! one loop answers it.
+//!
+//! * [`supervisor`] is that loop: it sends each input to the service it concerns, reads the
+//!   configuration again, speaks to systemd and knows when to end.
+//! * [`runner`] carries one service: it feeds the pure machines of `core` and turns their actions
+//!   into system calls.
+//! * What a service is made of: [`plan`] (a program as it was looked up), [`listeners`],
+//!   [`process`] (one generation's process, with [`output`], [`notify_socket`] and [`readiness`]),
+//!   [`store`] (descriptors kept for the next generation), [`family`] (every process it started).
+//! * The outside: [`server`] (control socket), [`signals`], [`systemd`], [`history`] (what happened),
+//!   [`inspect`] (what is measured for `status`).
+
+mod family;
+mod history;
+mod input;
+mod inspect;
+mod listeners;
+mod notify_socket;
+mod output;
+mod plan;
+mod process;
+mod readiness;
+mod runner;
+mod server;
+mod signals;
+mod store;
+mod supervisor;
+mod systemd;
+mod timer;
+
+pub(crate) use plan::look_up;
+pub(crate) use supervisor::{Start, run};

@@ -1,0 +1,141 @@
+//! Every process of a generation: the one that was started and all it has started since.
+//!
+//! A member is known by its process group, by its ancestors, or, once its ancestors have ended and
+//! it was handed to the supervisor as its subreaper, by the generation named in the environment it
+//! was started with. Read from `/proc` whenever it is asked; nothing is remembered.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid};
+
+use heirloom_handover::environment::{HEIRLOOM_GENERATION, HEIRLOOM_SERVICE};
+
+/// A generation, as its processes can be told.
+#[derive(Clone, Debug)]
+pub(crate) struct Family {
+    pub(crate) main: Pid,
+    /// Once it is, a process with its pid is a stranger, and so is a group of that number.
+    pub(crate) main_is_reaped: bool,
+    pub(crate) service: String,
+    pub(crate) generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    parent: i32,
+    group: i32,
+    dead: bool,
+}
+
+impl Family {
+    /// Its processes that are alive, in no particular order.
+    pub(crate) fn members(&self) -> Vec<Pid> {
+        let all = processes();
+        let own = getpid().as_raw();
+        let main = self.main.as_raw();
+        let number_is_ours = !(self.main_is_reaped && all.contains_key(&main));
+        let belongs = |mut pid: i32| {
+            // Towards the ancestors, at most as many steps as there are processes.
+            for _ in 0..=all.len() {
+                let Some(stat) = all.get(&pid) else { return false };
+                if number_is_ours && (pid == main || stat.group == main) {
+                    return true;
+                }
+                if stat.parent == own {
+                    return self.named_by(pid);
+                }
+                pid = stat.parent;
+            }
+            false
+        };
+        all.iter()
+            .filter(|(pid, stat)| !stat.dead && **pid != own && belongs(**pid))
+            .map(|(pid, _)| Pid::from_raw(*pid))
+            .collect()
+    }
+
+    /// Sends a signal to each of its processes; says whether there was any.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let members = self.members();
+        for member in &members {
+            // It may have ended since it was listed. A pid is not given away before its parent, we
+            // or a member, has reaped it.
+            let _ended = kill(*member, signal);
+        }
+        !members.is_empty()
+    }
+
+    /// Whether the process was started in this generation.
+    fn named_by(&self, pid: i32) -> bool {
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+        let has = |name: &str, value: &str| {
+            let wanted = format!("{name}={value}");
+            environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+        };
+        has(HEIRLOOM_SERVICE, &self.service)
+            && has(HEIRLOOM_GENERATION, &self.generation.to_string())
+    }
+}
+
+fn processes() -> BTreeMap<i32, Stat> {
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    numbers
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let text = fs::read(entry.path().join("stat")).ok()?;
+            Some((pid, parse_stat(&text)?))
+        })
+        .collect()
+}
+
+/// State, parent and group from `/proc/PID/stat` (`proc(5)`). The name before them may contain
+/// anything, so fields are counted from its closing parenthesis.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end + 2..)?).ok()?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    Some(Stat { parent, group, dead: matches!(state, "Z" | "X" | "x") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn fields_are_counted_from_behind_the_name() {
+        let stat = parse_stat(b"12 (a) b (c) S 1 34 34 0 -1").unwrap();
+        assert_eq!(stat, Stat { parent: 1, group: 34, dead: false });
+        assert!(parse_stat(b"12 (x) Z 1 2 2").unwrap().dead);
+        assert_eq!(parse_stat(b"12 (x"), None);
+    }
+
+    #[test]
+    fn a_process_that_left_the_group_is_still_family() {
+        let mut child = Command::new("sh")
+            .args(["-c", "setsid sh -c 'echo ready; exec cat' & wait"])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut word = [0; 5];
+        child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+        let family = Family {
+            main: Pid::from_raw(child.id() as i32),
+            main_is_reaped: false,
+            service: "none".to_owned(),
+            generation: 1,
+        };
+        assert!(family.members().len() >= 2, "{:?}", family.members());
+        assert!(family.signal(Signal::SIGKILL));
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,98 @@
+//! Everything that can happen to the supervisor, in one queue.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::plan::{Plan, Unusable};
+use super::readiness::Seen;
+use crate::control::protocol::{Refusal, Report, Request, Status};
+use crate::core::generation;
+use crate::core::service::ProcessId;
+use heirloom_handover::fds::Received;
+
+/// How many inputs may wait. Who sends more waits, which holds back a program that floods its
+/// notify socket, and nobody else.
+pub(crate) const QUEUE: usize = 1024;
+
+/// The sending side of the queue.
+pub(crate) type Inputs = mpsc::Sender<Input>;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A signal arrived.
+    Signal(Signal),
+    /// A client asks for something.
+    Asked(Asked),
+    /// Something concerns one service.
+    Service(String, ServiceInput),
+    /// The time to stop is over; end everything now.
+    StopOver,
+    /// systemd is to be told that something still takes its time, or that we are alive.
+    Heartbeat,
+}
+
+/// A signal that means something to the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// HUP, and who sent it.
+    Reload { sender: Option<i32> },
+    /// TERM or INT.
+    Stop,
+    /// USR1.
+    Reopen,
+    /// USR2.
+    Upgrade,
+    /// CHLD.
+    ChildEnded,
+}
+
+/// A client's question, with where the answer goes.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Status(oneshot::Sender<Status>),
+    /// A handover: the answer comes for each service by itself.
+    Handover { request: Request, answer: oneshot::Sender<Result<Vec<Awaited>, Refusal>> },
+    /// The answer comes when everything has ended.
+    Stop { timeout_ms: Option<u64>, answer: oneshot::Sender<()> },
+}
+
+/// The handover of one service that a client waits for.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    pub(crate) service: String,
+    pub(crate) report: oneshot::Receiver<Report>,
+}
+
+/// What concerns one service.
+#[derive(Debug)]
+pub(crate) enum ServiceInput {
+    /// A program was looked up, or could not be.
+    LookedUp(Box<Result<Plan, Unusable>>),
+    /// A slot's wait is over.
+    BackoffOver(usize),
+    /// What concerns one of its processes.
+    Process(ProcessId, ProcessInput),
+    /// A stored descriptor reported an error or a hang-up.
+    StoredClosed(u64),
+}
+
+/// What concerns one process.
+#[derive(Debug)]
+pub(crate) enum ProcessInput {
+    /// Its life goes on.
+    Life(generation::Event),
+    /// Its readiness was looked for.
+    Seen(Seen),
+    /// It sent a message.
+    Notified(Received),
+    /// Its program could not be executed yet; try again.
+    TryAgain,
+    /// The command that tests its readiness is to run once more.
+    TestAgain,
+    /// Its output has ended, or was waited for long enough, after it was reaped.
+    OutputOver,
+    /// Its probation is over.
+    Proved,
+    /// It missed its watchdog.
+    WatchdogOver,
+}

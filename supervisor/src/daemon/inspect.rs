@@ -1,0 +1,127 @@
+//! What is measured when somebody asks for the status: memory and connections.
+//!
+//! Reads `/proc` only, in a thread of its own, for a machine with many sockets has much to read.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use nix::unistd::Pid;
+
+use super::family::Family;
+use crate::control::protocol::{GenerationStatus, ServiceStatus, Status};
+
+/// Fills in what `status` says of each generation's connections and memory.
+pub(crate) fn measure(status: &mut Status) {
+    let tcp: Vec<Connection> =
+        ["tcp", "tcp6"].into_iter().flat_map(|table| read(table, tcp_connection)).collect();
+    let unix = read("unix", unix_connection);
+    for service in &mut status.services {
+        let ours = established(service, &tcp, &unix);
+        for generation in &mut service.generations {
+            measure_generation(&service.name, generation, &ours);
+        }
+    }
+}
+
+fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &BTreeSet<u64>) {
+    let Some(pid) = generation.pid else { return };
+    let family = Family {
+        main: Pid::from_raw(pid),
+        main_is_reaped: false,
+        service: service.to_owned(),
+        generation: generation.generation,
+    };
+    generation.rss_bytes = resident(pid).unwrap_or(0);
+    let mut held = BTreeSet::new();
+    for member in family.members() {
+        for entry in fs::read_dir(format!("/proc/{member}/fd")).into_iter().flatten().flatten() {
+            if let Ok(target) = fs::read_link(entry.path())
+                && let Some(inode) = socket_inode(&target.to_string_lossy())
+                && ours.contains(&inode)
+            {
+                held.insert(inode);
+            }
+        }
+    }
+    generation.connections = held.len() as u64;
+}
+
+fn socket_inode(target: &str) -> Option<u64> {
+    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The inodes of all connections to a service's listeners.
+fn established(service: &ServiceStatus, tcp: &[Connection], unix: &[Connection]) -> BTreeSet<u64> {
+    let mut inodes = BTreeSet::new();
+    for listener in &service.listeners {
+        let (scheme, place) = listener.address.split_once(':').unwrap_or_default();
+        let (table, local) = match scheme {
+            "tcp" => (tcp, place.rsplit_once(':').map_or(place, |(_, port)| port)),
+            _unix => (unix, place),
+        };
+        let to_it = table.iter().filter(|connection| connection.local == local);
+        inodes.extend(to_it.map(|connection| connection.inode));
+    }
+    inodes
+}
+
+/// An established connection: the local port or path, and the socket.
+#[derive(Debug, PartialEq, Eq)]
+struct Connection {
+    local: String,
+    inode: u64,
+}
+
+fn read(table: &str, parse: fn(&str) -> Option<Connection>) -> Vec<Connection> {
+    let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+    text.lines().skip(1).filter_map(parse).collect()
+}
+
+/// A line of `/proc/net/tcp` (`proc(5)`): `sl local remote st … inode`, state 01 established.
+fn tcp_connection(line: &str) -> Option<Connection> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [_, local, _, "01", ..] = fields[..] else { return None };
+    let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
+    Some(Connection { local: port.to_string(), inode: fields.get(9)?.parse().ok()? })
+}
+
+/// A line of `/proc/net/unix`: `num refs protocol flags type st inode path`, state 03 connected.
+fn unix_connection(line: &str) -> Option<Connection> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [_, _, _, _, _, "03", inode, path] = fields[..] else { return None };
+    Some(Connection { local: path.to_owned(), inode: inode.parse().ok()? })
+}
+
+/// Resident memory from `/proc/PID/statm`, in bytes.
+fn resident(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn established_connections_are_told_from_others() {
+        let tcp = "   1: 0100007F:1F90 0100007F:A2B4 01 00000000:00000000 00:00000000 00000000  1000        0 5151 1 x";
+        assert_eq!(
+            tcp_connection(tcp),
+            Some(Connection { local: "8080".to_owned(), inode: 5151 })
+        );
+        assert_eq!(tcp_connection(&tcp.replace(" 01 ", " 0A ")), None);
+        let unix = "00000000: 00000003 00000000 00000000 0001 03 424 /run/a.sock";
+        assert_eq!(
+            unix_connection(unix),
+            Some(Connection { local: "/run/a.sock".to_owned(), inode: 424 })
+        );
+        assert_eq!(unix_connection(&unix.replace(" 03 ", " 01 ")), None);
+    }
+
+    #[test]
+    fn the_memory_of_this_process_is_read() {
+        assert!(resident(std::process::id().cast_signed()).unwrap() > 100_000);
+    }
+}

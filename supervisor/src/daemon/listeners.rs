@@ -1,0 +1,504 @@
+//! The sockets a supervisor holds for a service.
+//!
+//! Owns binding them, taking them over from systemd, and the rule by which a listener of one
+//! handover is the same as one before. A [`Listener`] is shared by whoever needs it and closed when
+//! nobody does: giving up a set that was prepared undoes all that was bound for it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::sys::socket::{self, Backlog};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::listen::{Address, ListenSpec, Options, UnixName, join};
+use crate::control::place::{bind_replacing, inode_of};
+
+/// The mode of a unix socket that was given none: a service's clients are seldom of its own user.
+const DEFAULT_MODE: u32 = 0o666;
+
+/// A bound socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) spec: ListenSpec,
+    pub(crate) fd: OwnedFd,
+    /// Where it is bound, as notation, with the real port.
+    pub(crate) bound: String,
+    /// The address as `SERVER_STARTER_PORT` names it.
+    pub(crate) starter_key: String,
+    /// The socket's inode, by which a process that waits on it is known.
+    pub(crate) inode: u64,
+    path: Option<Arc<SocketPath>>,
+}
+
+/// The path of a unix socket, removed with its last listener if it still leads to it.
+#[derive(Debug)]
+struct SocketPath {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl SocketPath {
+    fn is_ours(&self) -> bool {
+        inode_of(&self.path).is_ok_and(|there| there == self.inode)
+    }
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // Whoever comes next replaces a path that nobody answers on.
+            let _left_behind = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The listeners of one service, in the order it inherits them.
+pub(crate) type Set = Vec<Arc<Listener>>;
+
+/// Why a set could not be prepared; nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {spec}: {reason}")]
+pub(crate) struct CannotListen {
+    spec: String,
+    reason: String,
+}
+
+/// Sockets that systemd passed in and no service has taken yet, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    sockets: BTreeMap<String, Arc<Listener>>,
+}
+
+impl Inherited {
+    /// Takes over what was passed to this process, once, before it has threads.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor that is not a socket, or not one that listens.
+    pub(crate) fn take() -> io::Result<Self> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names: Vec<&str> = names.split(':').filter(|name| !name.is_empty()).collect();
+        // `from_env` also removes the variables; the process has one thread so far.
+        let mut passed = listenfd::ListenFd::from_env();
+        let mut sockets = BTreeMap::new();
+        for index in 0..passed.len() {
+            let Some(raw) = passed.take_raw_fd(index)? else { continue };
+            let fd = crate::sys::own(raw);
+            // systemd calls a socket without FileDescriptorName= after its unit, or `unknown`.
+            let given = names.get(index).copied().unwrap_or("unknown");
+            let mut name = given.to_owned();
+            for number in 2.. {
+                if !sockets.contains_key(&name) {
+                    break;
+                }
+                name = format!("{given}-{number}");
+            }
+            let listener = Listener::inherited(&name, fd)?;
+            sockets.insert(name, Arc::new(listener));
+        }
+        Ok(Self { sockets })
+    }
+
+    /// The names of those that no notation in `specs` takes.
+    pub(crate) fn unclaimed<'a>(
+        &'a self,
+        specs: impl Iterator<Item = &'a ListenSpec>,
+    ) -> Vec<String> {
+        let claimed: Vec<&str> = specs
+            .filter_map(|spec| match &spec.address {
+                Address::Inherited(name) => Some(name.as_str()),
+                Address::Tcp { .. }
+                | Address::Udp { .. }
+                | Address::Unix(_)
+                | Address::UnixSeqpacket(_) => None,
+            })
+            .collect();
+        self.sockets.keys().filter(|name| !claimed.contains(&name.as_str())).cloned().collect()
+    }
+}
+
+/// Makes the set for `specs`, taking from `before` what stays the same.
+///
+/// # Errors
+///
+/// [`CannotListen`]; everything bound on the way is closed again.
+pub(crate) fn prepare(
+    specs: &[ListenSpec],
+    before: &Set,
+    inherited: &Inherited,
+) -> Result<Set, CannotListen> {
+    let mut set = Set::new();
+    for spec in specs {
+        let same_name = before.iter().find(|old| old.spec.name == spec.name);
+        let kept = same_name.filter(|old| old.spec.address == spec.address).or_else(|| {
+            // The same address under a name it did not have: the socket goes on.
+            let renamed = |old: &&Arc<Listener>| {
+                old.spec.address == spec.address
+                    && !spec.has_port_zero()
+                    && !specs.iter().any(|other| other.name == old.spec.name)
+            };
+            before.iter().find(renamed)
+        });
+        let listener = match kept {
+            Some(old) if old.spec == *spec => Ok(Arc::clone(old)),
+            Some(old) => old.with(spec),
+            None => Listener::bind(spec, before, inherited),
+        }
+        .map_err(|error| CannotListen { spec: spec.to_string(), reason: explain(&error, spec) })?;
+        set.push(listener);
+    }
+    Ok(set)
+}
+
+fn explain(error: &io::Error, spec: &ListenSpec) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => match &spec.address {
+            Address::Tcp { host, .. } if host == "0.0.0.0" || host == "::" => {
+                " (somebody else listens there; a dual-stack [::] also takes IPv4 unless ,v6only=true)"
+            }
+            Address::Tcp { .. }
+            | Address::Udp { .. }
+            | Address::Unix(_)
+            | Address::UnixSeqpacket(_)
+            | Address::Inherited(_) => " (somebody else listens there)",
+        },
+        io::ErrorKind::PermissionDenied => {
+            " (a port below 1024 needs root or CAP_NET_BIND_SERVICE; or let systemd pass the socket)"
+        }
+        _other => "",
+    };
+    format!("{error}{hint}")
+}
+
+impl Listener {
+    fn bind(spec: &ListenSpec, before: &Set, inherited: &Inherited) -> io::Result<Arc<Self>> {
+        match &spec.address {
+            Address::Tcp { host, port } => {
+                let address = resolve(host, *port)?;
+                let domain = Domain::for_address(address);
+                let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+                // A port with connections in TIME_WAIT is free for a listener.
+                socket.set_reuse_address(true)?;
+                set_v6only(&socket, address, spec.options)?;
+                bind_beside(&socket, address, before)?;
+                listen(&socket, spec.options)?;
+                Self::internet(spec, socket.into(), "tcp")
+            }
+            Address::Udp { host, port } => {
+                let address = resolve(host, *port)?;
+                let domain = Domain::for_address(address);
+                let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+                set_v6only(&socket, address, spec.options)?;
+                bind_beside(&socket, address, before)?;
+                Self::internet(spec, socket.into(), "udp")
+            }
+            Address::Unix(name) => Self::unix(spec, name, Type::STREAM),
+            Address::UnixSeqpacket(name) => Self::unix(spec, name, Type::SEQPACKET),
+            Address::Inherited(name) => match inherited.sockets.get(name) {
+                Some(passed) => passed.with(spec),
+                None => Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!(
+                        "systemd passed no socket named {name} (it passed: {})",
+                        inherited.sockets.keys().cloned().collect::<Vec<_>>().join(", ")
+                    ),
+                )),
+            },
+        }
+    }
+
+    fn internet(spec: &ListenSpec, fd: OwnedFd, scheme: &str) -> io::Result<Arc<Self>> {
+        let address = socket2::SockRef::from(&fd).local_addr()?;
+        let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let key = join(&address.ip().to_string(), address.port());
+        Self::new(spec, fd, format!("{scheme}:{key}"), key, None)
+    }
+
+    fn unix(spec: &ListenSpec, name: &UnixName, kind: Type) -> io::Result<Arc<Self>> {
+        let open = |address: &SockAddr| -> io::Result<OwnedFd> {
+            let socket = Socket::new(Domain::UNIX, kind, None)?;
+            socket.bind(address)?;
+            listen(&socket, spec.options)?;
+            Ok(socket.into())
+        };
+        match name {
+            UnixName::Abstract(name) => {
+                // std and socket2 know an abstract name by its leading NUL.
+                let fd = open(&SockAddr::unix(format!("\0{name}"))?)?;
+                Self::new(spec, fd, spec.address.to_string(), format!("@{name}"), None)
+            }
+            UnixName::Path(path) => {
+                let path = std::path::absolute(path)?;
+                let mode = spec.options.mode.unwrap_or(DEFAULT_MODE);
+                let fd = bind_replacing(&path, mode, |first| open(&SockAddr::unix(first)?))?;
+                let inode = inode_of(&path)?;
+                let bound = match kind {
+                    Type::SEQPACKET => format!("unix-seqpacket:{}", path.display()),
+                    _stream => format!("unix:{}", path.display()),
+                };
+                let key = path.display().to_string();
+                Self::new(spec, fd, bound, key, Some(Arc::new(SocketPath { path, inode })))
+            }
+        }
+    }
+
+    /// A socket that systemd passed: what it is must be found out, and that it can be used.
+    fn inherited(name: &str, fd: OwnedFd) -> io::Result<Self> {
+        let wrong = |what: &str| {
+            let text = format!("the descriptor systemd passed as {name} {what}");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        };
+        let socket = socket2::SockRef::from(&fd);
+        let kind = socket.r#type().map_err(|_| wrong("is not a socket"))?;
+        if kind != Type::DGRAM && !socket.is_listener()? {
+            return Err(wrong("is a socket that does not listen"));
+        }
+        socket.set_cloexec(true)?;
+        let local = socket.local_addr()?;
+        let (bound, key) = match (local.as_socket(), local.as_pathname()) {
+            (Some(address), _) => {
+                let key = join(&address.ip().to_string(), address.port());
+                let scheme = if kind == Type::DGRAM { "udp" } else { "tcp" };
+                (format!("{scheme}:{key}"), key)
+            }
+            (None, Some(path)) => (format!("unix:{}", path.display()), path.display().to_string()),
+            (None, None) => match local.as_abstract_namespace() {
+                Some(name) => {
+                    let name = String::from_utf8_lossy(name);
+                    (format!("unix:@{name}"), format!("@{name}"))
+                }
+                None => (format!("fd:{name}"), format!("fd:{name}")),
+            },
+        };
+        let spec = ListenSpec {
+            name: name.to_owned(),
+            address: Address::Inherited(name.to_owned()),
+            options: Options::default(),
+        };
+        let inode = nix::sys::stat::fstat(&fd)?.st_ino;
+        Ok(Self { spec, fd, bound, starter_key: key, inode, path: None })
+    }
+
+    fn new(
+        spec: &ListenSpec,
+        fd: OwnedFd,
+        bound: String,
+        starter_key: String,
+        path: Option<Arc<SocketPath>>,
+    ) -> io::Result<Arc<Self>> {
+        let inode = nix::sys::stat::fstat(&fd)?.st_ino;
+        Ok(Arc::new(Self { spec: spec.clone(), fd, bound, starter_key, inode, path }))
+    }
+
+    /// The same socket under another name or with other options, as far as those can change.
+    fn with(self: &Arc<Self>, spec: &ListenSpec) -> io::Result<Arc<Self>> {
+        if self.spec.options.v6only != spec.options.v6only {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "v6only of a bound socket cannot change; give the listener another address, or restart",
+            ));
+        }
+        Ok(Arc::new(Self {
+            spec: spec.clone(),
+            fd: self.fd.try_clone()?,
+            bound: self.bound.clone(),
+            starter_key: self.starter_key.clone(),
+            inode: self.inode,
+            path: self.path.clone(),
+        }))
+    }
+
+    /// Brings the options into force that can change on a bound socket. Called once a set is the
+    /// one that counts, so that a failed handover has changed nothing.
+    pub(crate) fn apply_options(&self) -> io::Result<()> {
+        let socket = socket2::SockRef::from(&self.fd);
+        if self.spec.options.backlog.is_some() && socket.r#type()? != Type::DGRAM {
+            // Listening again changes the length of the queue and nothing else.
+            listen(&self.fd, self.spec.options)?;
+        }
+        if let Some(place) = self.path.as_ref().filter(|place| place.is_ours()) {
+            let mode = self.spec.options.mode.unwrap_or(DEFAULT_MODE);
+            std::fs::set_permissions(&place.path, std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    /// How many connections wait to be accepted, where the system tells.
+    pub(crate) fn queued(&self) -> Option<u32> {
+        if self.bound.starts_with("tcp:") { crate::sys::queued(self.fd.as_fd()) } else { None }
+    }
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    (host, port)
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))
+}
+
+fn set_v6only(socket: &Socket, address: SocketAddr, options: Options) -> io::Result<()> {
+    match (address, options.v6only) {
+        (SocketAddr::V6(_), wanted) => socket.set_only_v6(wanted.unwrap_or(false)),
+        (SocketAddr::V4(_), None | Some(false)) => Ok(()),
+        (SocketAddr::V4(_), Some(true)) => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "v6only=true on an IPv4 address"))
+        }
+    }
+}
+
+fn listen(socket: &impl AsFd, options: Options) -> io::Result<()> {
+    let backlog = match options.backlog {
+        Some(wanted) => Backlog::new(i32::try_from(wanted).unwrap_or(i32::MAX))?,
+        // The system's limit: net.core.somaxconn.
+        None => Backlog::MAXALLOWABLE,
+    };
+    Ok(socket::listen(socket, backlog)?)
+}
+
+/// Binds, also where only our own listener of before stands in the way: a wildcard that becomes a
+/// specific address, or the other way round. Both must allow it, and only while binding; what
+/// connects goes to the more specific one.
+fn bind_beside(socket: &Socket, address: SocketAddr, before: &Set) -> io::Result<()> {
+    let error = match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        settled => return settled,
+    };
+    let same_port = |listener: &&Arc<Listener>| {
+        let local = socket2::SockRef::from(&listener.fd).local_addr();
+        let local = local.ok().and_then(|local| local.as_socket());
+        local.is_some_and(|local| local.port() == address.port() && local.ip() != address.ip())
+    };
+    let ours: Vec<&Arc<Listener>> = before.iter().filter(same_port).collect();
+    if ours.is_empty() {
+        return Err(error);
+    }
+    let allow = |allowed: bool| -> io::Result<()> {
+        for listener in &ours {
+            socket2::SockRef::from(&listener.fd).set_reuse_port(allowed)?;
+        }
+        Ok(())
+    };
+    allow(true)?;
+    socket.set_reuse_port(true)?;
+    let bound = socket.bind(&address.into());
+    socket.set_reuse_port(false)?;
+    allow(false)?;
+    bound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+    use std::path::Path;
+    use std::os::unix::net::UnixStream;
+
+    fn specs(texts: &[&str]) -> Vec<ListenSpec> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn set(texts: &[&str], before: &Set) -> Result<Set, String> {
+        prepare(&specs(texts), before, &Inherited::default()).map_err(|error| error.to_string())
+    }
+
+    fn port(listener: &Listener) -> u16 {
+        listener.bound.rsplit_once(':').unwrap().1.parse().unwrap()
+    }
+
+    #[test]
+    fn a_listener_is_the_same_by_its_name_and_port_zero_keeps_its_port() {
+        let first = set(&["http=127.0.0.1:0"], &Vec::new()).unwrap();
+        let again = set(&["http=127.0.0.1:0", "other=127.0.0.1:0"], &first).unwrap();
+        assert_eq!(again[0].bound, first[0].bound);
+        assert_eq!(again[0].inode, first[0].inode);
+        assert_ne!(again[1].inode, first[0].inode);
+        let renamed = set(&["web=127.0.0.1:0"], &first).unwrap();
+        assert_ne!(renamed[0].inode, first[0].inode, "another name is another port 0");
+    }
+
+    #[test]
+    fn a_named_address_may_take_another_name() {
+        let free = set(&["x=127.0.0.1:0"], &Vec::new()).unwrap();
+        let port = port(&free[0]);
+        drop(free);
+        let first = set(&[&format!("a=127.0.0.1:{port}")], &Vec::new()).unwrap();
+        let second = set(&[&format!("b=127.0.0.1:{port}")], &first).unwrap();
+        assert_eq!(second[0].inode, first[0].inode);
+        assert_eq!(second[0].spec.name, "b");
+    }
+
+    #[test]
+    fn a_failed_set_leaves_nothing_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let unix = format!("u=unix:{}", path.display());
+        let blocked = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let busy = format!("t=127.0.0.1:{}", blocked.local_addr().unwrap().port());
+        let error = set(&[&unix, &busy], &Vec::new()).unwrap_err();
+        assert!(error.contains("somebody else listens there"), "{error}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_wildcard_becomes_specific_and_back_without_closing_first() {
+        let wildcard = set(&["http=0.0.0.0:0"], &Vec::new()).unwrap();
+        let port = port(&wildcard[0]);
+        let specific = set(&[&format!("http=127.0.0.1:{port}")], &wildcard).unwrap();
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        drop(wildcard);
+        let back = set(&[&format!("http=0.0.0.0:{port}")], &specific).unwrap();
+        drop(specific);
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(set(&[&format!("x=0.0.0.0:{port}")], &Vec::new()).is_err(), "not for strangers");
+        drop(back);
+    }
+
+    #[test]
+    fn both_stacks_and_one_alone() {
+        let dual = set(&["http=[::]:0"], &Vec::new()).unwrap();
+        TcpStream::connect(("127.0.0.1", port(&dual[0]))).unwrap();
+        TcpStream::connect(("::1", port(&dual[0]))).unwrap();
+        let six = set(&["http=[::]:0,v6only=true"], &Vec::new()).unwrap();
+        TcpStream::connect(("127.0.0.1", port(&six[0]))).unwrap_err();
+        let both = format!("four=0.0.0.0:{}", port(&six[0]));
+        let both = set(&[&both], &six).unwrap();
+        TcpStream::connect(("127.0.0.1", port(&both[0]))).unwrap();
+        let error = set(&["http=[::]:0"], &six).unwrap_err();
+        assert!(error.contains("v6only of a bound socket cannot change"), "{error}");
+    }
+
+    #[test]
+    fn unix_sockets_of_every_kind_and_their_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let stream = format!("s=unix:{},mode=600", path.display());
+        let seqpacket = format!("q=unix-seqpacket:{}", directory.path().join("q").display());
+        let name = format!("n=unix:@heirloom-test-{}", std::process::id());
+        let first = set(&[&stream, &seqpacket, &name], &Vec::new()).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        UnixStream::connect(&path).unwrap();
+        assert!(set(&[&name], &Vec::new()).is_err(), "an abstract name is taken");
+        let wider = set(&[&format!("s=unix:{},mode=660", path.display())], &first).unwrap();
+        assert_eq!(mode(&path), 0o600, "not before it counts");
+        wider[0].apply_options().unwrap();
+        assert_eq!(mode(&path), 0o660);
+        drop(first);
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(wider.len(), 1);
+    }
+
+    #[test]
+    fn the_queue_of_a_tcp_listener_is_counted() {
+        let set = set(&["http=127.0.0.1:0"], &Vec::new()).unwrap();
+        assert_eq!(set[0].queued(), Some(0));
+        let _one = TcpStream::connect(("127.0.0.1", port(&set[0]))).unwrap();
+        let _two = TcpStream::connect(("127.0.0.1", port(&set[0]))).unwrap();
+        assert_eq!(set[0].queued(), Some(2));
+    }
+}

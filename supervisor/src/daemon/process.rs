@@ -1,0 +1,236 @@
+//! One process of a service, from the attempt to start it to its end.
+//!
+//! Owns what exists once a process: its pid, phase, output, notify socket and deadlines; and how a
+//! plan, listeners and stored descriptors become a command with exactly the designed environment
+//! and descriptors. When it is started and told to go is decided in `core`.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use tokio::time::Instant;
+
+use heirloom_handover::environment as names;
+
+use super::family::Family;
+use super::listeners::Set;
+use super::notify_socket::NotifySocket;
+use super::output::{Output, Standard};
+use super::plan::{Plan, Unusable};
+use super::store::Store;
+use super::timer::Timer;
+use crate::core::generation::Phase;
+use crate::core::service::{Generation, PlanId, ProcessId};
+use crate::sys::spawn::{self, Command, Environment};
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) id: ProcessId,
+    pub(crate) plan_id: PlanId,
+    pub(crate) plan: Rc<Plan>,
+    pub(crate) generation: Generation,
+    pub(crate) slot: usize,
+    pub(crate) phase: Phase,
+    pub(crate) since: SystemTime,
+    pub(crate) asked: Instant,
+    /// None until its program could be executed.
+    pub(crate) family: Option<Family>,
+    /// Whether its output was read to the end, or long enough, after it was reaped.
+    pub(crate) output_over: bool,
+    pub(crate) output: Option<Output>,
+    pub(crate) notify: Option<NotifySocket>,
+    /// Why it failed, if it did.
+    pub(crate) reason: Option<String>,
+    /// What it says of itself.
+    pub(crate) status: Option<String>,
+    pub(crate) watchdog: Option<Duration>,
+    pub(crate) deadlines: Deadlines,
+}
+
+/// What runs for a process; each is void once dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    /// To become ready, and when that is.
+    pub(crate) ready: Option<(Instant, Timer)>,
+    /// To end, and when that is.
+    pub(crate) drain: Option<(Instant, Timer)>,
+    /// What tells that it is ready: a look, a time, a command's next try.
+    pub(crate) readiness: Option<Timer>,
+    pub(crate) probation: Option<Timer>,
+    pub(crate) watchdog: Option<Timer>,
+    /// The next attempt to execute its program.
+    pub(crate) again: Option<Timer>,
+}
+
+impl Process {
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.family.as_ref().map(|family| family.main)
+    }
+
+    /// Sends a signal to the process that was started, if it still is there.
+    pub(crate) fn tell(&self, signal: Signal) {
+        if let Some(family) = self.family.as_ref().filter(|family| !family.main_is_reaped) {
+            // It is ours and not reaped, so its pid is its own; it may be dead already.
+            let _dead = kill(family.main, signal);
+        }
+    }
+
+    /// Sends a signal to every process of the generation.
+    pub(crate) fn tell_all(&self, signal: Signal) {
+        if let Some(family) = &self.family {
+            family.signal(signal);
+        }
+    }
+
+    /// Whether nothing of it is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.family
+            .as_ref()
+            .is_none_or(|family| family.main_is_reaped && family.members().is_empty())
+    }
+}
+
+/// Starts a plan's program once.
+///
+/// # Errors
+///
+/// [`Unusable`] with the reason; `passing` if another try may succeed.
+pub(crate) fn start(
+    plan: &Plan,
+    generation: Generation,
+    listeners: &Set,
+    store: &Store,
+    notify: &NotifySocket,
+    standard: Standard,
+    open_files: (u64, u64),
+) -> Result<Pid, Unusable> {
+    let system = |error: io::Error| plan.explain_system(&error);
+    let mut inherited = Vec::new();
+    for listener in listeners {
+        inherited.push(listener.fd.try_clone().map_err(system)?);
+    }
+    for (_, fd) in store.iter() {
+        inherited.push(fd.try_clone_to_owned().map_err(system)?);
+    }
+    let command = Command {
+        program: plan.program()?,
+        arguments: arguments(plan)?,
+        environment: environment(plan, generation, listeners, store, notify),
+        directory: plan.directory.as_fd().try_clone_to_owned().map_err(system)?,
+        standard,
+        inherited,
+        identity: plan.user.clone(),
+        open_files,
+    };
+    spawn::spawn(command).map_err(|failure| {
+        let error = io::Error::from_raw_os_error(failure.errno);
+        match failure.stage {
+            spawn::Stage::Execute => plan.explain(failure.errno),
+            spawn::Stage::Fork | spawn::Stage::Prepare => plan.explain_system(&error),
+            spawn::Stage::Directory => plan.explain_step("change to its directory", &error),
+            spawn::Stage::Identity => plan.explain_step("become its user", &error),
+        }
+    })
+}
+
+fn arguments(plan: &Plan) -> Result<Vec<CString>, Unusable> {
+    let words = plan.service.command.iter();
+    words
+        .map(|word| {
+            CString::new(word.as_str()).map_err(|_| plan.explain_step("pass a NUL", &io::ErrorKind::InvalidInput.into()))
+        })
+        .collect()
+}
+
+fn environment(
+    plan: &Plan,
+    generation: Generation,
+    listeners: &Set,
+    store: &Store,
+    notify: &NotifySocket,
+) -> Environment {
+    use std::os::unix::ffi::OsStrExt;
+    let mut environment = Environment::default();
+    for (name, value) in &plan.environment {
+        environment.set(name.as_bytes(), value.as_bytes());
+    }
+    let mut set = |name: &str, value: &str| environment.set(name.as_bytes(), value.as_bytes());
+    let fd_names: Vec<&str> = listeners
+        .iter()
+        .map(|listener| listener.spec.name.as_str())
+        .chain(store.iter().map(|(name, _)| name))
+        .collect();
+    if !fd_names.is_empty() {
+        set(names::LISTEN_FDS, &fd_names.len().to_string());
+        set(names::LISTEN_FDNAMES, &fd_names.join(":"));
+    }
+    let ports: Vec<String> = listeners
+        .iter()
+        .zip(names::FIRST_FD..)
+        .map(|(listener, fd)| format!("{}={fd}", listener.starter_key))
+        .collect();
+    set(names::SERVER_STARTER_PORT, &ports.join(";"));
+    set(names::SERVER_STARTER_GENERATION, &generation.to_string());
+    set(names::HEIRLOOM_GENERATION, &generation.to_string());
+    set(names::HEIRLOOM_SERVICE, &plan.service.name);
+    set(names::NOTIFY_SOCKET, &notify.address);
+    if let Some(watchdog) = plan.service.watchdog {
+        set(names::WATCHDOG_USEC, &watchdog.0.as_micros().to_string());
+        environment.set_to_pid(names::WATCHDOG_PID);
+    }
+    if !fd_names.is_empty() {
+        environment.set_to_pid(names::LISTEN_PID);
+    }
+    environment
+}
+
+/// How a process ended, for people.
+pub(crate) fn describe(status: &WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => format!("exited with status {code}"),
+        WaitStatus::Signaled(_, signal, true) => format!("was killed by {signal} (core dumped)"),
+        WaitStatus::Signaled(_, signal, false) => format!("was killed by {signal}"),
+        WaitStatus::Stopped(..)
+        | WaitStatus::PtraceEvent(..)
+        | WaitStatus::PtraceSyscall(_)
+        | WaitStatus::Continued(_)
+        | WaitStatus::StillAlive => "ended".to_owned(),
+    }
+}
+
+/// Starts the command that tests readiness; it inherits nothing but the environment.
+///
+/// # Errors
+///
+/// [`Unusable`] with the reason.
+pub(crate) fn start_ready_command(
+    command: &Plan,
+    standard: Standard,
+    tested: Pid,
+    open_files: (u64, u64),
+) -> Result<Pid, Unusable> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut environment = Environment::default();
+    for (name, value) in &command.environment {
+        environment.set(name.as_bytes(), value.as_bytes());
+    }
+    environment.set(b"HEIRLOOM_PID", tested.to_string().as_bytes());
+    let system = |error: io::Error| command.explain_system(&error);
+    let started = spawn::spawn(Command {
+        program: command.program()?,
+        arguments: arguments(command)?,
+        environment,
+        directory: command.directory.as_fd().try_clone_to_owned().map_err(system)?,
+        standard,
+        inherited: Vec::<OwnedFd>::new(),
+        identity: command.user.clone(),
+        open_files,
+    });
+    started.map_err(|failure| command.explain(failure.errno))
+}

@@ -1,0 +1,446 @@
+//! The handovers of one service, one after the other.
+//!
+//! Owns the queue in which requests wait and merge, looking a program up and binding listeners for
+//! one, bringing both into force once it has committed, and the report of how it ended.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Runner, Waiter, What, policy};
+use crate::config::service::Service;
+use crate::control::protocol::{EventKind, Outcome as Told, Report};
+use crate::core::service::{self as machine, Event, Finish, Generation, Kind, Outcome, PlanId};
+use crate::daemon::input::{Input, ServiceInput};
+use crate::daemon::listeners::{self, Set};
+use crate::daemon::plan::{self, Plan, Unusable};
+use crate::daemon::timer::Timer;
+
+/// So many handovers may wait; those that are alike count as one.
+const MOST_WAITING: usize = 16;
+
+/// A handover that was asked for.
+#[derive(Debug)]
+pub(crate) struct Job {
+    what: What,
+    /// The settings to take on; those that hold if none.
+    service: Option<Service>,
+    /// The command to use from then on.
+    command: Option<Vec<String>>,
+    waiters: Vec<Waiter>,
+    asked: Instant,
+}
+
+/// The handover that is under way.
+#[derive(Debug)]
+pub(crate) struct Active {
+    job: Job,
+    plan: PlanId,
+    service: Service,
+    listeners: Set,
+    /// When the first process of before was told to go.
+    pub(super) first_retired: Option<Instant>,
+}
+
+/// A client that waits for the end of a probation.
+#[derive(Debug)]
+pub(crate) struct Proving {
+    plan: PlanId,
+    report: Report,
+    answer: oneshot::Sender<Report>,
+}
+
+/// Why a request is not taken on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Declined {
+    #[error("the service is being stopped")]
+    Stopping,
+    #[error("{MOST_WAITING} handovers of it are waiting already; wait for one to end")]
+    TooMany,
+    #[error("there is no proven program other than the one that serves, so nothing to roll back to")]
+    NothingProven,
+}
+
+impl Job {
+    /// Whether a request for the same thing may share this handover's outcome.
+    fn takes(&self, what: What) -> bool {
+        self.what == what && what != What::DryRun
+    }
+
+    pub(super) fn answer(self, report: &Report) {
+        for waiter in self.waiters {
+            // The client may have gone.
+            let _gone = waiter.answer.send(report.clone());
+        }
+    }
+
+    /// A report of a handover that did not come to begin.
+    pub(super) fn report(&self, service: &Service, reason: &str) -> Report {
+        Report { total_ms: milliseconds(self.asked.elapsed()), ..unbegun(service, reason) }
+    }
+}
+
+/// A report of something that failed before a handover had begun.
+pub(super) fn unbegun(service: &Service, reason: &str) -> Report {
+    Report {
+        service: service.name.clone(),
+        from: 0,
+        to: 0,
+        strategy: strategy_word(service).to_owned(),
+        outcome: Told::Aborted,
+        reason: Some(reason.to_owned()),
+        total_ms: 0.0,
+        pause_ms: 0.0,
+        snapshot_bytes: 0,
+        delta_rounds: 0,
+        connections_moved: 0,
+        stderr: Vec::new(),
+    }
+}
+
+impl Runner {
+    /// Takes a request on: it begins now, or after the handover that runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Declined`]; nothing happens then.
+    pub(crate) fn request(
+        &mut self,
+        what: What,
+        service: Option<Service>,
+        command: Option<Vec<String>>,
+        waiter: Option<Waiter>,
+    ) -> Result<(), Declined> {
+        if self.machine.is_stopping() {
+            return Err(Declined::Stopping);
+        }
+        if what == What::Rollback && self.machine.rollback_target().is_none() && !self.is_busy() {
+            return Err(Declined::NothingProven);
+        }
+        let full = self.jobs.len() == MOST_WAITING;
+        match self.jobs.back_mut() {
+            // Requests while a handover runs become one more handover: never none, never many.
+            Some(last) if last.takes(what) => {
+                last.service = service.or(last.service.take());
+                last.command = command.or(last.command.take());
+                last.waiters.extend(waiter);
+            }
+            Some(_) | None if full => return Err(Declined::TooMany),
+            Some(_) | None => {
+                if what != What::Start {
+                    self.note(None, EventKind::Asked, what.text());
+                }
+                self.jobs.push_back(Job {
+                    what,
+                    service,
+                    command,
+                    waiters: waiter.into_iter().collect(),
+                    asked: Instant::now(),
+                });
+            }
+        }
+        self.begin_next();
+        Ok(())
+    }
+
+    /// Begins the next handover if none is under way.
+    pub(super) fn begin_next(&mut self) {
+        if self.machine.is_handing_over() || self.looking_up.is_some() || self.active.is_some() {
+            return;
+        }
+        let Some(job) = self.jobs.pop_front() else { return };
+        if job.what == What::Rollback {
+            match self.machine.rollback_target() {
+                Some(plan) => self.begin_rollback(job, plan),
+                None => self.fail(job, &Declined::NothingProven.to_string()),
+            }
+            return;
+        }
+        let service = self.service_of(&job);
+        let inputs = self.context.inputs.clone();
+        let lookup = Timer::task(async move {
+            let name = service.name.clone();
+            let result = plan::look_up_patiently(&service).await;
+            let input = ServiceInput::LookedUp(Box::new(result));
+            // The queue is closed only when the supervisor ends.
+            let _ended = inputs.send(Input::Service(name, input)).await;
+        });
+        self.looking_up = Some((job, lookup));
+    }
+
+    /// The settings a job leads to.
+    fn service_of(&self, job: &Job) -> Service {
+        let mut service = job.service.clone().unwrap_or_else(|| self.service.clone());
+        if let Some(command) = job.command.as_ref().or(self.command.as_ref()) {
+            service.command.clone_from(command);
+        }
+        service
+    }
+
+    pub(super) fn looked_up(&mut self, result: Result<Plan, Unusable>) {
+        let Some((job, _)) = self.looking_up.take() else { return };
+        let plan = match result {
+            Ok(plan) => plan,
+            Err(unusable) => return self.fail(job, &unusable.to_string()),
+        };
+        let service = plan.service.clone();
+        let listeners =
+            match listeners::prepare(&service.listen, &self.listeners, &self.context.inherited) {
+                Ok(listeners) => listeners,
+                Err(error) => return self.fail(job, &error.to_string()),
+            };
+        let kind = match job.what {
+            What::Start => {
+                let plan = self.keep(plan);
+                self.drive(Event::Start(plan));
+                return;
+            }
+            What::DryRun if service.strategy == crate::config::service::Strategy::Sequential => {
+                return self.rehearsed_without_starting(job);
+            }
+            What::DryRun => Kind::DryRun,
+            What::Reload | What::Rollback => Kind::Reload,
+        };
+        let plan = self.keep(plan);
+        let policy = policy(&service);
+        self.active = Some(Active { job, plan, service, listeners, first_retired: None });
+        self.drive(Event::Handover(machine::Job { kind, plan, policy }));
+    }
+
+    fn begin_rollback(&mut self, job: Job, plan: PlanId) {
+        let mut service = self.service.clone();
+        if let Some(kept) = self.plans.get(&plan) {
+            service.command.clone_from(&kept.service.command);
+        }
+        let policy = policy(&service);
+        let listeners = self.listeners.clone();
+        self.active = Some(Active { job, plan, service, listeners, first_retired: None });
+        self.drive(Event::Handover(machine::Job { kind: Kind::Rollback, plan, policy }));
+    }
+
+    fn keep(&mut self, plan: Plan) -> PlanId {
+        self.last_plan += 1;
+        let id = PlanId(self.last_plan);
+        self.plans.insert(id, Rc::new(plan));
+        id
+    }
+
+    /// The listeners that a process of this plan inherits.
+    pub(super) fn listeners_for(&self, plan: PlanId) -> Set {
+        match &self.active {
+            Some(active) if active.plan == plan => active.listeners.clone(),
+            Some(_) | None => self.listeners.clone(),
+        }
+    }
+
+    pub(super) fn begun(&self, from: Generation, to: Generation) {
+        let text = match from {
+            0 => format!("generation {to} is to serve"),
+            _ => format!("generation {to} is to take over from generation {from}"),
+        };
+        self.note(Some(to), EventKind::Begun, &text);
+    }
+
+    pub(super) fn finished(&mut self, finish: Finish) {
+        let active = match &self.active {
+            Some(active) if finish.concludes == Some(active.plan) => self.active.take(),
+            Some(_) | None => None,
+        };
+        let culprit = match finish.outcome {
+            Outcome::Aborted { culprit } | Outcome::RolledBack { culprit, .. } => Some(culprit),
+            Outcome::Committed | Outcome::Rehearsed | Outcome::Interrupted => None,
+        };
+        let failure = culprit.and_then(|culprit| self.failure_of(culprit));
+        let mut reason = failure.map(|failure| failure.reason.clone());
+        let stderr = failure.map(|failure| failure.stderr.clone());
+        let told = match finish.outcome {
+            Outcome::Committed => Told::Committed,
+            Outcome::Rehearsed => Told::Rehearsed,
+            Outcome::Aborted { .. } => Told::Aborted,
+            Outcome::Interrupted => {
+                reason = Some("the service is being stopped".to_owned());
+                Told::Aborted
+            }
+            Outcome::RolledBack { restored, .. } => {
+                if !restored {
+                    let why = reason.unwrap_or_default();
+                    reason = Some(format!("{why}; and the program before it did not come up either, it is tried again"));
+                }
+                Told::RolledBack
+            }
+        };
+        let now: Instant = Instant::now();
+        let asked: Instant = active.as_ref().map_or(now, |active| active.job.asked);
+        let paused = active.as_ref().and_then(|active| {
+            active.first_retired.filter(|_| is_sequential(&active.service))
+        });
+        let strategy = strategy_word(active.as_ref().map_or(&self.service, |active| &active.service));
+        let report = Report {
+            service: self.service.name.clone(),
+            from: finish.from,
+            to: finish.to,
+            strategy: strategy.to_owned(),
+            outcome: told,
+            reason,
+            total_ms: milliseconds(now.duration_since(asked)),
+            pause_ms: paused.map_or(0.0, |since| milliseconds(now.duration_since(since))),
+            snapshot_bytes: 0,
+            delta_rounds: 0,
+            connections_moved: 0,
+            stderr: stderr.unwrap_or_default(),
+        };
+        self.tell_end(&report);
+        if told != Told::Rehearsed && !active.as_ref().is_some_and(|a| a.job.what == What::DryRun) {
+            self.last_handover = Some(report.clone());
+        }
+        let Some(active) = active else { return self.probation_failed(&report) };
+        if told == Told::Committed {
+            self.take_on(active.service, active.job.command.is_some(), active.listeners);
+        }
+        self.answer(active.job, active.plan, report);
+    }
+
+    /// What a handover prepared comes into force.
+    fn take_on(&mut self, service: Service, commanded: bool, listeners: Set) {
+        if commanded || (self.command.is_some() && self.command.as_ref() != Some(&service.command)) {
+            self.command = Some(service.command.clone());
+        }
+        for listener in &listeners {
+            if let Err(error) = listener.apply_options() {
+                let text = format!("{}: its options could not be changed: {error}", listener.spec);
+                self.note(None, EventKind::Listener, &text);
+            }
+        }
+        let holds = |set: &Set, inode| set.iter().any(|listener| listener.inode == inode);
+        for new in listeners.iter().filter(|new| !holds(&self.listeners, new.inode)) {
+            let text = format!("{} listens on {}", new.spec.name, new.bound);
+            self.note(None, EventKind::Listener, &text);
+        }
+        for old in self.listeners.iter().filter(|old| !holds(&listeners, old.inode)) {
+            let text = format!("{} no longer listens on {}", old.spec.name, old.bound);
+            self.note(None, EventKind::Listener, &text);
+        }
+        self.listeners = listeners;
+        self.service = service;
+    }
+
+    fn tell_end(&self, report: &Report) {
+        let Report { from, to, total_ms, .. } = report;
+        let why = report.reason.as_deref().unwrap_or("no reason is known");
+        let (kind, text) = match report.outcome {
+            Told::Committed => (
+                EventKind::Committed,
+                format!("generation {to} has taken over, {total_ms:.1} ms after it was asked for"),
+            ),
+            Told::Rehearsed => {
+                (EventKind::Rehearsed, format!("generation {to} became ready and is let go again"))
+            }
+            Told::Aborted => (EventKind::Aborted, format!("the handover failed: {why}")),
+            Told::RolledBack => (
+                EventKind::RolledBack,
+                format!("generation {to} was undone, the program of generation {from} is back: {why}"),
+            ),
+        };
+        self.note(Some(*to), kind, &text);
+    }
+
+    fn answer(&mut self, job: Job, plan: PlanId, report: Report) {
+        // A handover that went beyond a probation's waiters ends their wait.
+        if report.outcome == Told::Committed {
+            for proving in std::mem::take(&mut self.proving) {
+                // The client may have gone.
+                let _gone = proving.answer.send(proving.report);
+            }
+        }
+        let proven = self.machine.is_proven(plan);
+        for waiter in job.waiters {
+            if waiter.until_proven && report.outcome == Told::Committed && !proven {
+                let report = report.clone();
+                self.proving.push(Proving { plan, report, answer: waiter.answer });
+            } else {
+                // The client may have gone.
+                let _gone = waiter.answer.send(report.clone());
+            }
+        }
+    }
+
+    pub(super) fn proven(&mut self, plan: PlanId) {
+        if let Some(proven) = self.plans.get(&plan) {
+            let text = format!("{} is proven", proven.resolved.display());
+            self.note(None, EventKind::Proven, &text);
+        }
+        let (done, waiting) = std::mem::take(&mut self.proving)
+            .into_iter()
+            .partition(|proving: &Proving| proving.plan == plan);
+        self.proving = waiting;
+        for proving in done {
+            // The client may have gone.
+            let _gone = proving.answer.send(proving.report);
+        }
+    }
+
+    /// A handover that had committed was undone: those who waited for its probation hear of it.
+    fn probation_failed(&mut self, report: &Report) {
+        for proving in std::mem::take(&mut self.proving) {
+            // The client may have gone.
+            let _gone = proving.answer.send(report.clone());
+        }
+    }
+
+    /// A handover that did not come to start anything.
+    fn fail(&mut self, job: Job, reason: &str) {
+        let mut report = job.report(&self.service, reason);
+        report.from = self.serving_generation().unwrap_or(0);
+        report.to = report.from;
+        self.tell_end(&report);
+        if job.what == What::Start {
+            self.came_up.get_or_insert(false);
+        }
+        if job.what != What::DryRun {
+            self.last_handover = Some(report.clone());
+        }
+        job.answer(&report);
+        self.begin_next();
+    }
+
+    /// A sequential service cannot be tried without stopping it: what was looked up is all that can
+    /// be said.
+    fn rehearsed_without_starting(&mut self, job: Job) {
+        let reason = "the program and its listeners are in order; it was not started, for a sequential service runs once";
+        let mut report = job.report(&self.service, reason);
+        report.from = self.serving_generation().unwrap_or(0);
+        report.to = report.from;
+        report.outcome = Told::Rehearsed;
+        self.note(None, EventKind::Rehearsed, reason);
+        job.answer(&report);
+        self.begin_next();
+    }
+}
+
+impl What {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Start => "a start was asked for",
+            Self::Reload => "a handover was asked for",
+            Self::Rollback => "a rollback was asked for",
+            Self::DryRun => "a dry run was asked for",
+        }
+    }
+}
+
+fn is_sequential(service: &Service) -> bool {
+    policy(service).strategy == machine::Strategy::Sequential
+}
+
+fn strategy_word(service: &Service) -> &'static str {
+    match policy(service).strategy {
+        machine::Strategy::Overlap => "overlap",
+        machine::Strategy::Sequential => "sequential",
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}

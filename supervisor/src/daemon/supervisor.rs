@@ -1,0 +1,581 @@
+//! The loop that answers every input, and the supervisor's own life: start, reload of the
+//! configuration, end.
+//!
+//! It knows services by name and leaves what happens within one to its runner.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::sync::{mpsc, oneshot};
+
+use super::history::History;
+use super::input::{Asked, Awaited, Input, QUEUE, ServiceInput, Signal};
+use super::listeners::Inherited;
+use super::runner::{Context, Runner, Waiter, What};
+use super::systemd::Systemd;
+use super::timer::Timer;
+use super::server::Server;
+use super::{inspect, signals};
+use crate::cli::exit;
+use crate::config::file::{self, Configuration};
+use crate::config::listen::{Address, ListenSpec, Options};
+use crate::config::service::Service;
+use crate::control::place::ControlSocket;
+use crate::control::protocol::{Fault, Refusal, Request, Status};
+use crate::log::Log;
+
+/// What a supervisor is started with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) configuration: Configuration,
+    /// The file it came from, to be read again at each reload.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) control: PathBuf,
+    pub(crate) log: Log,
+}
+
+/// Runs a supervisor to its end.
+pub(crate) fn run(start: Start) -> ExitCode {
+    let prepared = Prepared::make(&start);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match (prepared, runtime) {
+        (Ok(prepared), Ok(runtime)) => runtime.block_on(supervise(start, prepared)),
+        (Err(error), _) => {
+            tracing::error!("{error}");
+            exit::FAILED.into()
+        }
+        (_, Err(error)) => {
+            tracing::error!("cannot start: {error}");
+            exit::FAILED.into()
+        }
+    }
+}
+
+/// What is taken hold of before there is a runtime, and may fail.
+struct Prepared {
+    control: ControlSocket,
+    inherited: Inherited,
+    open_files: (u64, u64),
+}
+
+impl Prepared {
+    fn make(start: &Start) -> Result<Self, String> {
+        // Orphans of a generation become ours, so that none outlives it unseen.
+        nix::sys::prctl::set_child_subreaper(true)
+            .map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
+        let inherited = Inherited::take()
+            .map_err(|error| format!("the sockets systemd passed cannot be used: {error}"))?;
+        let control = ControlSocket::bind(&start.control).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "a supervisor named {} is running already ({error}); it was left alone",
+                start.configuration.name
+            ),
+            _other => {
+                format!("cannot bind the control socket {}: {error}", start.control.display())
+            }
+        })?;
+        Ok(Self { control, inherited, open_files: raise_open_files() })
+    }
+}
+
+/// A supervisor holds descriptors for every generation; it takes what it may, and hands its
+/// programs the limits it was started with.
+fn raise_open_files() -> (u64, u64) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return (1024, 4096) };
+    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!("the limit on open files stays at {soft}: {errno}");
+    }
+    (soft, hard)
+}
+
+async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
+    let (inputs, mut queue) = mpsc::channel(QUEUE);
+    let taken = match signals::take() {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::error!("cannot take signals: {error}");
+            return exit::FAILED.into();
+        }
+    };
+    drop(tokio::spawn(signals::forward(taken, inputs.clone())));
+    let history = History::new();
+    let listener = prepared.control.listener.try_clone();
+    let server = match listener.and_then(|one| Server::start(one, &inputs, &history)) {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::error!("the control socket cannot be used: {error}");
+            return exit::FAILED.into();
+        }
+    };
+    let mut supervisor = Supervisor {
+        systemd: Systemd::new(&inputs),
+        context: Context {
+            inputs,
+            history,
+            open_files: prepared.open_files,
+            inherited: Rc::new(prepared.inherited),
+        },
+        name: start.configuration.name.clone(),
+        file: start.file,
+        log: start.log,
+        services: BTreeMap::new(),
+        removed: Vec::new(),
+        stage: Stage::Starting,
+        reloading: false,
+        stop_waiters: Vec::new(),
+        stop_limit: None,
+    };
+    if let Err(reason) = supervisor.start(start.configuration) {
+        tracing::error!("{reason}");
+        return exit::FAILED.into();
+    }
+    while let Some(input) = queue.recv().await {
+        supervisor.answer(input);
+        if let Some(code) = supervisor.settle() {
+            drop(supervisor);
+            server.end().await;
+            return code;
+        }
+    }
+    exit::FAILED.into()
+}
+
+/// How far a supervisor is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Some service has neither come up nor failed to.
+    Starting,
+    Running,
+    /// It was told to end.
+    Stopping,
+    /// No service came up.
+    GivingUp,
+}
+
+struct Supervisor {
+    context: Context,
+    systemd: Systemd,
+    name: String,
+    file: Option<PathBuf>,
+    log: Log,
+    services: BTreeMap<String, Runner>,
+    /// Services the configuration no longer has, on their way out.
+    removed: Vec<Runner>,
+    stage: Stage,
+    /// Whether systemd was told of a reload that is not over.
+    reloading: bool,
+    stop_waiters: Vec<oneshot::Sender<()>>,
+    stop_limit: Option<Timer>,
+}
+
+impl Supervisor {
+    fn start(&mut self, mut configuration: Configuration) -> Result<(), String> {
+        self.systemd.set_busy(true);
+        self.give_unclaimed(&mut configuration);
+        for (name, service) in configuration.services {
+            let runner = Runner::new(self.context.clone(), service)
+                .map_err(|error| format!("service {name}: {error}"))?;
+            self.services.insert(name, runner);
+        }
+        for runner in self.services.values_mut() {
+            runner
+                .request(What::Start, None, None, None)
+                .map_err(|declined| declined.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// A supervisor of one service gives it every socket systemd passed.
+    fn give_unclaimed(&self, configuration: &mut Configuration) {
+        let specs = configuration.services.values().flat_map(|service| &service.listen);
+        let unclaimed = self.context.inherited.unclaimed(specs);
+        if unclaimed.is_empty() {
+            return;
+        }
+        if configuration.services.len() > 1 {
+            tracing::warn!(
+                "systemd passed {}, which no service takes; add listen = [\"fd:NAME\"] to one",
+                unclaimed.join(", ")
+            );
+            return;
+        }
+        for service in configuration.services.values_mut() {
+            let taken: Vec<String> =
+                service.listen.iter().map(|listen| listen.name.clone()).collect();
+            let free = unclaimed.iter().filter(|name| !taken.contains(name));
+            service.listen.extend(free.map(|name| ListenSpec {
+                name: name.clone(),
+                address: Address::Inherited(name.clone()),
+                options: Options::default(),
+            }));
+        }
+    }
+
+    fn answer(&mut self, input: Input) {
+        match input {
+            Input::Signal(Signal::Reload { sender }) => {
+                tracing::info!("told to reload by a signal of process {}", sender.unwrap_or(0));
+                self.reload_by_signal();
+            }
+            Input::Signal(Signal::Stop) => match self.stage {
+                Stage::Starting | Stage::Running => self.stop(None),
+                Stage::Stopping | Stage::GivingUp => self.stop_at_once(),
+            },
+            Input::Signal(Signal::Reopen) => {
+                self.log.reopen();
+                tracing::info!("log files are opened anew");
+            }
+            Input::Signal(Signal::Upgrade) => {
+                tracing::warn!("this version cannot replace itself; the signal is passed over");
+            }
+            Input::Signal(Signal::ChildEnded) => self.reap(),
+            Input::Asked(asked) => self.asked(asked),
+            Input::Service(name, input) => self.of_service(&name, input),
+            Input::StopOver => self.stop_at_once(),
+            Input::Heartbeat => self.systemd.heartbeat(),
+        }
+    }
+
+    fn of_service(&mut self, name: &str, input: ServiceInput) {
+        // A removed service and a new one of the same name do not exist at once.
+        if let Some(runner) = self.services.get_mut(name) {
+            runner.handle(input);
+        } else if let Some(runner) = self.removed.iter_mut().find(|runner| runner.name() == name) {
+            runner.handle(input);
+        }
+    }
+
+    /// Reaps everything that has ended: children of ours and orphans that were handed to us.
+    fn reap(&mut self) {
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
+                Ok(status) => {
+                    if let Some(pid) = status.pid() {
+                        self.runners().any(|runner| runner.child_ended(pid, &status));
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    tracing::error!("children cannot be reaped: {errno}");
+                    break;
+                }
+            }
+        }
+        for runner in self.runners() {
+            runner.check_for_empty();
+        }
+    }
+
+    fn runners(&mut self) -> impl Iterator<Item = &mut Runner> {
+        self.services.values_mut().chain(&mut self.removed)
+    }
+
+    // Requests.
+
+    fn asked(&mut self, asked: Asked) {
+        match asked {
+            Asked::Status(answer) => {
+                let mut status = self.status();
+                drop(tokio::task::spawn_blocking(move || {
+                    inspect::measure(&mut status);
+                    // The client may have gone.
+                    let _gone = answer.send(status);
+                }));
+            }
+            Asked::Handover { request, answer } => {
+                let outcome = self.handover(request);
+                // The client may have gone; the handover goes on all the same.
+                let _gone = answer.send(outcome);
+            }
+            Asked::Stop { timeout_ms, answer } => {
+                self.stop_waiters.push(answer);
+                self.stop(timeout_ms.map(Duration::from_millis));
+            }
+        }
+    }
+
+    fn handover(&mut self, request: Request) -> Result<Vec<Awaited>, Refusal> {
+        let state = |reason: String| Refusal { fault: Fault::State, reason };
+        match request {
+            Request::Reload { service, dry_run, program, until_proven } => {
+                let read = self.read_configuration(service.as_deref())?;
+                if program.is_some() && service.is_none() && self.services.len() != 1 {
+                    let names: Vec<&str> = self.services.keys().map(String::as_str).collect();
+                    return Err(Refusal {
+                        fault: Fault::Usage,
+                        reason: format!("say which service the program is for: {}", names.join(", ")),
+                    });
+                }
+                let what = if dry_run { What::DryRun } else { What::Reload };
+                self.spread(what, read, service.as_deref(), program, until_proven).map_err(state)
+            }
+            Request::Rollback { service } => {
+                let name = self.one_service(service.as_deref())?;
+                self.request(&name, What::Rollback, None, None, false).map_err(state).map(|one| vec![one])
+            }
+            Request::Status | Request::Events { .. } | Request::Stop { .. } => {
+                Err(state("this is not a handover".to_owned()))
+            }
+        }
+    }
+
+    fn one_service(&self, name: Option<&str>) -> Result<String, Refusal> {
+        let names: Vec<&str> = self.services.keys().map(String::as_str).collect();
+        let usage = |reason| Refusal { fault: Fault::Usage, reason };
+        match (name, &names[..]) {
+            (Some(name), _) if names.contains(&name) => Ok(name.to_owned()),
+            (Some(name), _) => {
+                Err(usage(format!("there is no service {name}; there are: {}", names.join(", "))))
+            }
+            (None, [only]) => Ok((*only).to_owned()),
+            (None, _) => Err(usage(format!("say which service: {}", names.join(", ")))),
+        }
+    }
+
+    /// The configuration as it stands now; none if the command line was all there was.
+    fn read_configuration(&self, service: Option<&str>) -> Result<Option<Configuration>, Refusal> {
+        let usage = |reason: String| Refusal { fault: Fault::Usage, reason };
+        let mut read = match &self.file {
+            Some(file) => file::read(file).map_err(|error| usage(error.to_string()))?,
+            None => {
+                if service.is_some() {
+                    self.one_service(service)?;
+                }
+                return Ok(None);
+            }
+        };
+        if let Some(name) = service
+            && !read.services.contains_key(name)
+        {
+            return Err(usage(format!("the configuration has no service {name}")));
+        }
+        if read.name != self.name {
+            tracing::warn!("the supervisor goes on as {}; its name does not change", self.name);
+        }
+        self.give_unclaimed(&mut read);
+        Ok(Some(read))
+    }
+
+    /// Asks each service that is meant for a handover, takes up new ones and lets go of those the
+    /// configuration no longer has.
+    fn spread(
+        &mut self,
+        what: What,
+        read: Option<Configuration>,
+        only: Option<&str>,
+        program: Option<Vec<String>>,
+        until_proven: bool,
+    ) -> Result<Vec<Awaited>, String> {
+        let meant = |name: &str| only.is_none_or(|only| only == name);
+        if self.stage == Stage::Stopping || self.stage == Stage::GivingUp {
+            return Err("the supervisor is being stopped".to_owned());
+        }
+        let Some(read) = read else {
+            let names: Vec<String> =
+                self.services.keys().filter(|name| meant(name)).cloned().collect();
+            let each = names.iter().map(|name| {
+                self.request(name, what, None, program.clone(), until_proven)
+            });
+            return each.collect();
+        };
+        let mut awaited = Vec::new();
+        if what == What::Reload && only.is_none() {
+            let gone: Vec<String> = self
+                .services
+                .keys()
+                .filter(|name| !read.services.contains_key(*name))
+                .cloned()
+                .collect();
+            for name in gone {
+                if let Some(mut runner) = self.services.remove(&name) {
+                    tracing::info!(service = name, "the configuration no longer has it");
+                    runner.stop(false);
+                    self.removed.push(runner);
+                }
+            }
+        }
+        for (name, service) in read.services {
+            if !meant(&name) {
+                continue;
+            }
+            let mut what = what;
+            if !self.services.contains_key(&name) {
+                if what == What::DryRun {
+                    continue;
+                }
+                if self.removed.iter().any(|runner| runner.name() == name) {
+                    return Err(format!("service {name} is still ending; try again when it has"));
+                }
+                let runner = Runner::new(self.context.clone(), service.clone())
+                    .map_err(|error| format!("service {name}: {error}"))?;
+                self.services.insert(name.clone(), runner);
+                what = What::Reload;
+            }
+            let program = program.clone();
+            awaited.push(self.request(&name, what, Some(service), program, until_proven)?);
+        }
+        Ok(awaited)
+    }
+
+    fn request(
+        &mut self,
+        name: &str,
+        what: What,
+        service: Option<Service>,
+        program: Option<Vec<String>>,
+        until_proven: bool,
+    ) -> Result<Awaited, String> {
+        let Some(runner) = self.services.get_mut(name) else {
+            return Err(format!("there is no service {name}"));
+        };
+        let (answer, report) = oneshot::channel();
+        let waiter = Some(Waiter { answer, until_proven });
+        runner.request(what, service, program, waiter).map_err(|declined| declined.to_string())?;
+        if what != What::DryRun {
+            self.note_reload();
+        }
+        Ok(Awaited { service: name.to_owned(), report })
+    }
+
+    fn reload_by_signal(&mut self) {
+        let spread = self
+            .read_configuration(None)
+            .map_err(|refusal| refusal.reason)
+            .and_then(|read| self.spread(What::Reload, read, None, None, false));
+        match spread {
+            // Nobody waits; how each ends is in the log and the status.
+            Ok(awaited) => drop(awaited),
+            Err(reason) => {
+                tracing::error!("the reload was refused, nothing has changed: {reason}");
+                self.systemd.status(&format!("reload refused: {reason}"));
+            }
+        }
+    }
+
+    fn note_reload(&mut self) {
+        if self.stage == Stage::Running && !self.reloading {
+            self.reloading = true;
+            self.systemd.reloading("a new generation is being started");
+        }
+    }
+
+    // The end.
+
+    fn stop(&mut self, limit: Option<Duration>) {
+        if let Some(limit) = limit {
+            self.stop_limit = Some(Timer::start(&self.context.inputs, limit, Input::StopOver));
+        }
+        if matches!(self.stage, Stage::Stopping | Stage::GivingUp) {
+            return;
+        }
+        tracing::info!("stopping: every service finishes what it has begun");
+        self.stage = Stage::Stopping;
+        self.systemd.stopping("finishing what was begun");
+        for runner in self.runners() {
+            runner.stop(false);
+        }
+    }
+
+    fn stop_at_once(&mut self) {
+        tracing::warn!("stopping at once");
+        self.stage = Stage::Stopping;
+        for runner in self.runners() {
+            runner.stop(true);
+        }
+    }
+
+    /// After each input: what follows from the state of all services together. The exit status if
+    /// this is the end.
+    fn settle(&mut self) -> Option<ExitCode> {
+        self.removed.retain(|runner| !runner.is_stopped());
+        match self.stage {
+            Stage::Starting => {
+                let known: Option<Vec<bool>> =
+                    self.services.values().map(Runner::came_up).collect();
+                if let Some(came_up) = known {
+                    self.started(&came_up);
+                }
+            }
+            Stage::Running => {
+                if self.reloading && !self.services.values().any(Runner::is_busy) {
+                    self.reloading = false;
+                    let status = self.summary();
+                    self.systemd.ready(&status);
+                }
+            }
+            Stage::Stopping | Stage::GivingUp => {
+                if self.services.values().chain(&self.removed).all(Runner::is_stopped) {
+                    return Some(self.end());
+                }
+            }
+        }
+        None
+    }
+
+    fn started(&mut self, came_up: &[bool]) {
+        if came_up.contains(&true) {
+            self.stage = Stage::Running;
+            let status = self.summary();
+            self.systemd.ready(&status);
+            tracing::info!("{status}");
+            return;
+        }
+        for (name, runner) in &self.services {
+            if let Some((reason, stderr)) = runner.last_failure() {
+                tracing::error!(service = name, "it did not come up: {reason}");
+                for line in stderr {
+                    tracing::error!(service = name, "its error output: {line}");
+                }
+            }
+        }
+        tracing::error!("no service came up; giving up");
+        self.stage = Stage::GivingUp;
+        for runner in self.runners() {
+            runner.stop(false);
+        }
+    }
+
+    fn end(&mut self) -> ExitCode {
+        for waiter in self.stop_waiters.drain(..) {
+            // The client may have gone.
+            let _gone = waiter.send(());
+        }
+        match self.stage {
+            Stage::GivingUp => exit::FAILED.into(),
+            Stage::Starting | Stage::Running | Stage::Stopping => {
+                tracing::info!("nothing runs any more; ending");
+                ExitCode::SUCCESS
+            }
+        }
+    }
+
+    fn summary(&self) -> String {
+        let each = self.services.iter().map(|(name, runner)| match runner.serving_generation() {
+            Some(generation) => format!("{name}: generation {generation} serves"),
+            None => format!("{name}: {}", runner.state_word()),
+        });
+        let mut text = each.collect::<Vec<_>>().join(", ");
+        if text.len() > 200 {
+            text = format!("{} services", self.services.len());
+        }
+        text
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            name: self.name.clone(),
+            pid: std::process::id().cast_signed(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            supervisor_generation: 1,
+            services: self.services.values().chain(&self.removed).map(Runner::status).collect(),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The system calls that need `unsafe`: starting a program, and two that no library wraps.
+//!
+//! Everything else in the crate is safe code; each block here says why it is sound.
+
+#![allow(unsafe_code)]
+
+pub(crate) mod spawn;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// How many connections wait in a listening TCP socket; `None` if the socket cannot tell.
+pub(crate) fn queued(listener: BorrowedFd<'_>) -> Option<u32> {
+    // SAFETY: tcp_info is plain numbers, for which zero is a valid value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `info`, which outlives the call; the kernel
+    // writes at most `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    // For a listening socket the kernel reports the queue's length in tcpi_unacked.
+    (result == 0).then_some(info.tcpi_unacked)
+}
+
+/// Whether two descriptors stand for the same open file description (`kcmp(2)`).
+pub(crate) fn same_description(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    const KCMP_FILE: libc::c_long = 0;
+    let pid = libc::c_long::from(nix::unistd::getpid().as_raw());
+    // SAFETY: kcmp takes numbers only and changes nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            pid,
+            pid,
+            KCMP_FILE,
+            libc::c_long::from(one.as_raw_fd()),
+            libc::c_long::from(other.as_raw_fd()),
+        )
+    };
+    result == 0
+}
+
+/// Waits for events on a descriptor in the runtime.
+///
+/// # Errors
+///
+/// The descriptor cannot be polled, or the system's error.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd keeps its number and stays open for as long as the AsyncFd owns it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Takes a descriptor that a library hands out as a number.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: called once for each number, right where the library gave its ownership up.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

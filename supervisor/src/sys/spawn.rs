@@ -1,0 +1,339 @@
+//! Starting a program: `fork`, a few system calls, `execveat`.
+//!
+//! Everything the child needs is made before the fork. Between fork and exec only calls that
+//! `signal-safety(7)` allows run, on memory that was allocated before; this is also how
+//! `LISTEN_PID` becomes the child's own pid. Which program, arguments and descriptors, is decided
+//! elsewhere.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{Pid, pipe2};
+
+use heirloom_handover::environment::FIRST_FD;
+
+/// How long a child may take from fork to exec.
+const LONGEST_START_MS: u16 = 10_000;
+
+/// Room for the decimal digits of a pid and the NUL behind them.
+const PID_ROOM: usize = 11;
+
+/// What is to be started.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) program: Program,
+    pub(crate) arguments: Vec<CString>,
+    pub(crate) environment: Environment,
+    /// The working directory.
+    pub(crate) directory: OwnedFd,
+    /// Standard input, output and error.
+    pub(crate) standard: [OwnedFd; 3],
+    /// What the child finds from [`FIRST_FD`] on.
+    pub(crate) inherited: Vec<OwnedFd>,
+    pub(crate) identity: Option<Identity>,
+    /// Soft and hard limit on open files.
+    pub(crate) open_files: (u64, u64),
+}
+
+/// The file that is executed.
+#[derive(Debug)]
+pub(crate) enum Program {
+    /// This very file, whatever its path leads to by now.
+    File(OwnedFd),
+    /// A path; scripts need it, for their interpreter opens them once more.
+    Path(CString),
+    /// A script without a path: the interpreter reads it from this descriptor, which stays open.
+    Script(OwnedFd),
+}
+
+/// Who the child runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+/// The child's environment, with places for its pid.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    /// `NAME=VALUE\0` each.
+    entries: Vec<Vec<u8>>,
+    /// Which entry takes the pid, and where in it.
+    pids: Vec<(usize, usize)>,
+}
+
+impl Environment {
+    /// Adds a variable. One with a NUL cannot exist and is left out.
+    pub(crate) fn set(&mut self, name: &[u8], value: &[u8]) {
+        if !name.contains(&0) && !value.contains(&0) {
+            self.entries.push([name, b"=", value, b"\0"].concat());
+        }
+    }
+
+    /// Adds a variable whose value is the child's pid.
+    pub(crate) fn set_to_pid(&mut self, name: &str) {
+        self.pids.push((self.entries.len(), name.len() + 1));
+        self.entries.push([name.as_bytes(), b"=", &[0; PID_ROOM]].concat());
+    }
+}
+
+/// Why a program could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What the child was doing.
+    pub(crate) stage: Stage,
+    /// The error it met.
+    pub(crate) errno: i32,
+}
+
+/// What a child does before it becomes the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// In the supervisor: too many processes, no memory.
+    Fork,
+    /// Descriptors, signals, limits.
+    Prepare,
+    /// Changing to the directory.
+    Directory,
+    /// Changing to the user and group.
+    Identity,
+    /// Executing the program.
+    Execute,
+}
+
+impl Stage {
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Prepare,
+            2 => Self::Directory,
+            3 => Self::Identity,
+            4 => Self::Execute,
+            _anything_else => Self::Fork,
+        }
+    }
+}
+
+/// Starts the program in a process group of its own.
+///
+/// # Errors
+///
+/// [`Failure`]; no process is left then.
+pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
+    let in_fork = |errno: nix::Error| Failure { stage: Stage::Fork, errno: errno as i32 };
+    // The child moves descriptors to fixed numbers; its sources must lie above all of them.
+    let first_free = FIRST_FD + RawFd::try_from(command.inherited.len()).unwrap_or(RawFd::MAX);
+    let raise = |fd: BorrowedFd<'_>| -> Result<OwnedFd, Failure> {
+        let raised = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(first_free)).map_err(in_fork)?;
+        Ok(super::own(raised))
+    };
+    for fd in command.standard.iter_mut().chain(&mut command.inherited) {
+        *fd = raise(fd.as_fd())?;
+    }
+    command.directory = raise(command.directory.as_fd())?;
+    command.program = match command.program {
+        Program::File(file) => Program::File(raise(file.as_fd())?),
+        Program::Script(file) => Program::Script(raise(file.as_fd())?),
+        path @ Program::Path(_) => path,
+    };
+    let (news, to_news) = pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
+    let to_news = raise(to_news.as_fd())?;
+
+    let mut arguments: Vec<*const libc::c_char> =
+        command.arguments.iter().map(|argument| argument.as_ptr()).collect();
+    arguments.push(std::ptr::null());
+    let mut environment: Vec<*mut libc::c_char> =
+        command.environment.entries.iter_mut().map(|entry| entry.as_mut_ptr().cast()).collect();
+    environment.push(std::ptr::null_mut());
+
+    // A signal between fork and exec would run the supervisor's handlers in the child.
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
+        .map_err(in_fork)?;
+    // SAFETY: the child calls nothing but `become_program`, which keeps to async-signal-safe calls.
+    let forked = unsafe { libc::fork() };
+    if forked == 0 {
+        // SAFETY: we are the child of the fork above, and the only user of its memory.
+        unsafe { become_program(&command, &arguments, &environment, to_news.as_raw_fd()) }
+    }
+    let errno = nix::Error::last();
+    // Restoring a mask that was in force cannot fail.
+    let _restored = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    if forked < 0 {
+        return Err(in_fork(errno));
+    }
+    drop(to_news);
+    let child = Pid::from_raw(forked);
+    match read_news(&news) {
+        Ok(None) => Ok(child),
+        Ok(Some(failure)) => {
+            reap(child);
+            Err(failure)
+        }
+        Err(error) => {
+            let _gone_already = nix::sys::signal::kill(child, nix::sys::signal::SIGKILL);
+            reap(child);
+            let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
+            Err(Failure { stage: Stage::Execute, errno })
+        }
+    }
+}
+
+/// Waits for the child to become the program, which closes the pipe, or to say why it could not.
+fn read_news(news: &OwnedFd) -> io::Result<Option<Failure>> {
+    let mut polled = [PollFd::new(news.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut polled, PollTimeout::from(LONGEST_START_MS)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => break,
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let mut bytes = [0; 5];
+    loop {
+        return match nix::unistd::read(news, &mut bytes) {
+            Ok(0) => Ok(None),
+            Ok(_) => {
+                let [stage, errno @ ..] = bytes;
+                let errno = i32::from_ne_bytes(errno);
+                Ok(Some(Failure { stage: Stage::from_byte(stage), errno }))
+            }
+            Err(nix::Error::EINTR) => continue,
+            Err(errno) => Err(errno.into()),
+        };
+    }
+}
+
+fn reap(child: Pid) {
+    while nix::sys::wait::waitpid(child, None) == Err(nix::Error::EINTR) {}
+}
+
+/// The child's side: never returns.
+///
+/// # Safety
+///
+/// Only for the child of a fork. Every descriptor of `command` lies above those it is moved to.
+unsafe fn become_program(
+    command: &Command,
+    arguments: &[*const libc::c_char],
+    environment: &[*mut libc::c_char],
+    news: RawFd,
+) -> ! {
+    // SAFETY: every call below is async-signal-safe by signal-safety(7) or a bare system call, and
+    // works on memory the parent prepared: the pointer arrays end in NULL, the strings in NUL, the
+    // entries that take the pid have PID_ROOM bytes behind their `=`.
+    unsafe {
+        let fail = |stage: u8| -> ! {
+            let errno = (*libc::__errno_location()).to_ne_bytes();
+            let bytes = [stage, errno[0], errno[1], errno[2], errno[3]];
+            libc::write(news, bytes.as_ptr().cast(), bytes.len());
+            libc::_exit(127)
+        };
+        if libc::setpgid(0, 0) != 0 {
+            fail(1);
+        }
+        // Ignored signals stay ignored over an exec; handlers do not.
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        for (number, fd) in command.standard.iter().enumerate() {
+            if libc::dup2(fd.as_raw_fd(), number as RawFd) < 0 {
+                fail(1);
+            }
+        }
+        for (index, fd) in command.inherited.iter().enumerate() {
+            if libc::dup2(fd.as_raw_fd(), FIRST_FD + index as RawFd) < 0 {
+                fail(1);
+            }
+        }
+        let first_free = FIRST_FD + command.inherited.len() as RawFd;
+        // Before Linux 5.11 there is no such call; the supervisor's own are closed on exec anyway.
+        libc::syscall(
+            libc::SYS_close_range,
+            first_free as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+        let (soft, hard) = command.open_files;
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        if let Some(identity) = &command.identity
+            && (libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) != 0
+                || libc::setgid(identity.group) != 0
+                || libc::setuid(identity.user) != 0)
+        {
+            fail(3);
+        }
+        if libc::fchdir(command.directory.as_raw_fd()) != 0 {
+            fail(2);
+        }
+        let pid = libc::getpid();
+        for (entry, at) in &command.environment.pids {
+            write_decimal(environment[*entry].add(*at).cast(), pid);
+        }
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        match &command.program {
+            Program::Path(path) => {
+                libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr().cast());
+            }
+            Program::File(file) | Program::Script(file) => {
+                if let Program::Script(_) = command.program {
+                    libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0);
+                }
+                libc::syscall(
+                    libc::SYS_execveat,
+                    file.as_raw_fd(),
+                    c"".as_ptr(),
+                    arguments.as_ptr(),
+                    environment.as_ptr(),
+                    libc::AT_EMPTY_PATH,
+                );
+            }
+        }
+        fail(4)
+    }
+}
+
+/// Writes a pid and a NUL.
+///
+/// # Safety
+///
+/// `to` has [`PID_ROOM`] writable bytes.
+unsafe fn write_decimal(to: *mut u8, pid: libc::pid_t) {
+    let mut digits = [0_u8; PID_ROOM];
+    let mut rest = pid.unsigned_abs();
+    let mut at = digits.len() - 1;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    // SAFETY: from `at` to the end are at most PID_ROOM bytes, the last of them NUL.
+    unsafe { std::ptr::copy_nonoverlapping(digits[at..].as_ptr(), to, digits.len() - at) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pid_is_written_in_full() {
+        for pid in [1, 9, 10, 4_194_304, i32::MAX] {
+            let mut room = [b'x'; PID_ROOM];
+            // SAFETY: `room` has PID_ROOM bytes.
+            unsafe { write_decimal(room.as_mut_ptr(), pid) };
+            let end = room.iter().position(|byte| *byte == 0).unwrap();
+            assert_eq!(std::str::from_utf8(&room[..end]).unwrap(), pid.to_string());
+        }
+    }
+}
