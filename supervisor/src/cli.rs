@@ -26,7 +26,7 @@ use flags::{Arguments, Command};
 /// Parses the command line and carries the command out.
 pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run(command) => run::run(command),
+        Command::Run(command) => run::run(*command),
         Command::Reload(command) => reload::reload(command),
         Command::Rollback(command) => reload::rollback(command),
         Command::Status(command) => status::status(command),

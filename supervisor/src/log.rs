@@ -85,7 +85,10 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
         registry.with(layer(format, writer, color)).init();
         Some(flush)
     };
-    Ok(Log { reopen, _flush: flush })
+    Ok(Log {
+        reopen,
+        _flush: flush,
+    })
 }
 
 fn thread(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
@@ -96,10 +99,13 @@ fn thread(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
         .finish(writer)
 }
 
-type Boxed = Box<dyn Layer<tracing_subscriber::layer::Layered<LevelFilter, Registry>> + Send + Sync>;
+type Boxed =
+    Box<dyn Layer<tracing_subscriber::layer::Layered<LevelFilter, Registry>> + Send + Sync>;
 
 fn layer(format: Format, writer: NonBlocking, color: bool) -> Boxed {
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(color);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(color);
     match format {
         Format::Json => layer
             .json()
@@ -113,9 +119,15 @@ fn layer(format: Format, writer: NonBlocking, color: bool) -> Boxed {
 
 /// Whether journald reads what is written here (`JOURNAL_STREAM`, `systemd.exec(5)`).
 fn journald_reads(stream: &impl std::os::fd::AsFd) -> bool {
-    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(descriptor) = stream.as_fd().try_clone_to_owned() else { return false };
-    let Ok(metadata) = File::from(descriptor).metadata() else { return false };
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(descriptor) = stream.as_fd().try_clone_to_owned() else {
+        return false;
+    };
+    let Ok(metadata) = File::from(descriptor).metadata() else {
+        return false;
+    };
     named == format!("{}:{}", metadata.dev(), metadata.ino())
 }
 
@@ -128,7 +140,11 @@ struct Reopened {
 
 impl Reopened {
     fn open(path: &Path, wanted: Arc<AtomicBool>) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: append_to(path)?, wanted })
+        Ok(Self {
+            path: path.to_owned(),
+            file: append_to(path)?,
+            wanted,
+        })
     }
 }
 

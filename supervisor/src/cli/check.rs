@@ -8,16 +8,20 @@ use crate::config::file;
 use crate::daemon::look_up;
 
 pub(crate) fn check(command: &Check) -> ExitCode {
-    let resolved = file::read(&command.file).map_err(|error| error.to_string()).and_then(|read| {
-        let text = file::print(&read).map_err(|error| error.to_string())?;
-        Ok((read, text))
-    });
+    let resolved = file::read(&command.file)
+        .map_err(|error| error.to_string())
+        .and_then(|read| {
+            let text = file::print(&read).map_err(|error| error.to_string())?;
+            Ok((read, text))
+        });
     match resolved {
         Ok((configuration, text)) => {
             say(text.trim_end());
             for (name, service) in &configuration.services {
                 if let Err(error) = look_up(service) {
-                    complain(&format!("warning: service {name} could not start here: {error}"));
+                    complain(&format!(
+                        "warning: service {name} could not start here: {error}"
+                    ));
                 }
             }
             ExitCode::SUCCESS

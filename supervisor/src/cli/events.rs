@@ -9,7 +9,9 @@ use crate::control::client;
 use crate::control::protocol::{Event, Reply, Request};
 
 pub(crate) fn events(command: Events) -> ExitCode {
-    let request = Request::Events { follow: command.follow };
+    let request = Request::Events {
+        follow: command.follow,
+    };
     let mut conversation = match client::ask(&command.which.wanted(), &request, None) {
         Ok(conversation) => conversation,
         Err(error) => return no_reply(&error),
@@ -35,7 +37,12 @@ fn line(event: &Event, json: bool) -> String {
     if json {
         return serde_json::to_string(event).unwrap_or_default();
     }
-    let Event { time, service, text, .. } = event;
+    let Event {
+        time,
+        service,
+        text,
+        ..
+    } = event;
     match event.generation {
         Some(generation) => format!("{time} {service}/{generation}: {text}"),
         None => format!("{time} {service}: {text}"),

@@ -18,7 +18,12 @@ use crate::log::Format;
 /// A supervisor holds the listening sockets. At a reload it starts the new program with the
 /// inherited sockets, waits until it is ready, and lets the old one finish what it has begun.
 #[derive(Debug, Parser)]
-#[command(name = "heirloom", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "heirloom",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -26,7 +31,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Run(Run),
+    Run(Box<Run>),
     Reload(Reload),
     Rollback(Rollback),
     Status(Status),
@@ -49,7 +54,10 @@ pub(crate) struct Which {
 
 impl Which {
     pub(crate) fn wanted(self) -> Wanted {
-        Wanted { path: self.control, name: self.name }
+        Wanted {
+            path: self.control,
+            name: self.name,
+        }
     }
 }
 
@@ -187,7 +195,9 @@ pub(crate) struct Rollback {
 
 /// Show what runs
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 told; 2 usage; 3 no supervisor reached; 4 no answer in time.")]
+#[command(
+    after_help = "Exit status: 0 told; 2 usage; 3 no supervisor reached; 4 no answer in time."
+)]
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) which: Which,

@@ -18,12 +18,24 @@ pub(crate) fn reload(command: Reload) -> ExitCode {
         program: Some(command.program).filter(|program| !program.is_empty()),
         until_proven: command.until_proven,
     };
-    hand_over(&command.which.wanted(), &request, command.timeout, command.json)
+    hand_over(
+        &command.which.wanted(),
+        &request,
+        command.timeout,
+        command.json,
+    )
 }
 
 pub(crate) fn rollback(command: Rollback) -> ExitCode {
-    let request = Request::Rollback { service: command.service };
-    hand_over(&command.which.wanted(), &request, command.timeout, command.json)
+    let request = Request::Rollback {
+        service: command.service,
+    };
+    hand_over(
+        &command.which.wanted(),
+        &request,
+        command.timeout,
+        command.json,
+    )
 }
 
 fn hand_over(wanted: &Wanted, request: &Request, timeout: Option<Span>, json: bool) -> ExitCode {
@@ -59,7 +71,11 @@ fn status_of(outcome: Outcome) -> u8 {
 
 /// Of several services' outcomes, the one to act on: a failure before a rollback before success.
 fn worse(one: u8, other: u8) -> u8 {
-    if one == exit::FAILED || other == exit::FAILED { exit::FAILED } else { one.max(other) }
+    if one == exit::FAILED || other == exit::FAILED {
+        exit::FAILED
+    } else {
+        one.max(other)
+    }
 }
 
 fn progress(event: &Event, started: Instant) {
@@ -79,14 +95,27 @@ fn tell(report: &Report, json: bool) {
         }
         return;
     }
-    let Report { service, from, to, total_ms, .. } = report;
+    let Report {
+        service,
+        from,
+        to,
+        total_ms,
+        ..
+    } = report;
     match report.outcome {
         Outcome::Committed => {
-            say(&format!("{service}: generation {to} serves (before: {from}; {total_ms:.1} ms)"));
+            say(&format!(
+                "{service}: generation {to} serves (before: {from}; {total_ms:.1} ms)"
+            ));
         }
         Outcome::Rehearsed => {
-            let reason = report.reason.as_deref().unwrap_or("the new program became ready");
-            say(&format!("{service}: dry run passed: {reason}; generation {from} serves on"));
+            let reason = report
+                .reason
+                .as_deref()
+                .unwrap_or("the new program became ready");
+            say(&format!(
+                "{service}: dry run passed: {reason}; generation {from} serves on"
+            ));
         }
         Outcome::Aborted | Outcome::RolledBack => {
             let what = match report.outcome {

@@ -13,7 +13,15 @@ use crate::daemon::{self, Start};
 use crate::log;
 
 pub(crate) fn run(command: Run) -> ExitCode {
-    let Run { which, listen, config, log_format, log_file, tuning, program } = command;
+    let Run {
+        which,
+        listen,
+        config,
+        log_format,
+        log_file,
+        tuning,
+        program,
+    } = command;
     let wanted = which.wanted();
     let configuration = match &config {
         Some(path) => file::read(path).map_err(|error| error.to_string()),
@@ -41,7 +49,12 @@ pub(crate) fn run(command: Run) -> ExitCode {
         }
     };
     let control = place::of_supervisor(&wanted, &configuration.name);
-    daemon::run(Start { configuration, file: config, control, log })
+    daemon::run(Start {
+        configuration,
+        file: config,
+        control,
+        log,
+    })
 }
 
 /// The one service of the command line; it and its supervisor are called alike.
@@ -52,10 +65,16 @@ fn from_command_line(
     name: Option<&str>,
 ) -> Result<Configuration, String> {
     let first = program.first().ok_or("a program is missing behind --")?;
-    let file_name = Path::new(first).file_name().unwrap_or_default().to_string_lossy();
+    let file_name = Path::new(first)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
     let name = name.unwrap_or(&file_name).to_owned();
     let service = tuning.service(&name, program.to_vec(), listen);
-    Ok(Configuration { name: name.clone(), services: BTreeMap::from([(name, service)]) })
+    Ok(Configuration {
+        name: name.clone(),
+        services: BTreeMap::from([(name, service)]),
+    })
 }
 
 impl Tuning {

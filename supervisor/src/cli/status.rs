@@ -51,24 +51,39 @@ pub(crate) fn status(command: flags::Status) -> ExitCode {
 fn show(text: &str, in_place: bool) -> bool {
     let clear = if in_place { "\x1b[H\x1b[2J" } else { "" };
     let mut out = std::io::stdout();
-    writeln!(out, "{clear}{text}").and_then(|()| out.flush()).is_ok()
+    writeln!(out, "{clear}{text}")
+        .and_then(|()| out.flush())
+        .is_ok()
 }
 
 fn for_people(status: &Status) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ok = writeln!(text, "{} (supervisor {}, pid {})", status.name, status.version, status.pid);
+    let _ok = writeln!(
+        text,
+        "{} (supervisor {}, pid {})",
+        status.name, status.version, status.pid
+    );
     for service in &status.services {
         let _ok = writeln!(text, "\n{}: {}", service.name, service.state);
         for listener in &service.listeners {
-            let queued = listener.queued.map(|n| format!(", {n} waiting")).unwrap_or_default();
+            let queued = listener
+                .queued
+                .map(|n| format!(", {n} waiting"))
+                .unwrap_or_default();
             let _ok = writeln!(text, "  {:<12} {}{queued}", listener.name, listener.address);
         }
         for generation in &service.generations {
-            let pid = generation.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+            let pid = generation
+                .pid
+                .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
             let memory = generation.rss_bytes as f64 / f64::from(1 << 20);
-            let said = generation.status.as_deref().map(|s| format!("  \"{s}\"")).unwrap_or_default();
+            let said = generation
+                .status
+                .as_deref()
+                .map(|s| format!("  \"{s}\""))
+                .unwrap_or_default();
             let _ok = writeln!(
                 text,
                 "  generation {:<4} {:<9} pid {:<8} {} connections, {memory:.1} MiB, since {}  {}{said}",
@@ -81,7 +96,11 @@ fn for_people(status: &Status) -> String {
             );
         }
         if let Some(last) = &service.last_handover {
-            let reason = last.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let reason = last
+                .reason
+                .as_deref()
+                .map(|reason| format!(": {reason}"))
+                .unwrap_or_default();
             let _ok = writeln!(
                 text,
                 "  last handover {} -> {} {} ({:.1} ms){reason}",

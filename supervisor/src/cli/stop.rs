@@ -8,8 +8,9 @@ use crate::control::client::{self, NoReply};
 use crate::control::protocol::{Reply, Request};
 
 pub(crate) fn stop(command: Stop) -> ExitCode {
-    let timeout_ms =
-        command.timeout.map(|timeout| u64::try_from(timeout.0.as_millis()).unwrap_or(u64::MAX));
+    let timeout_ms = command
+        .timeout
+        .map(|timeout| u64::try_from(timeout.0.as_millis()).unwrap_or(u64::MAX));
     let asked = client::ask(&command.which.wanted(), &Request::Stop { timeout_ms }, None);
     let mut conversation = match asked {
         Ok(conversation) => conversation,

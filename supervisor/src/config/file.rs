@@ -21,10 +21,16 @@ const MOST_SERVICES: usize = 256;
 pub(crate) enum BadConfiguration {
     /// It cannot be read.
     #[error("cannot read the configuration {path}: {error}")]
-    Unreadable { path: PathBuf, error: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     /// It is not TOML of the expected form.
     #[error("{path}: {error}")]
-    Malformed { path: PathBuf, error: Box<toml::de::Error> },
+    Malformed {
+        path: PathBuf,
+        error: Box<toml::de::Error>,
+    },
     /// It contradicts itself.
     #[error("{path}: {reason}")]
     Contradictory { path: PathBuf, reason: String },
@@ -48,16 +54,21 @@ pub(crate) struct Configuration {
 ///
 /// [`BadConfiguration`] says what is wrong, with line and column where there is one.
 pub(crate) fn read(path: &Path) -> Result<Configuration, BadConfiguration> {
-    let unreadable = |error| BadConfiguration::Unreadable { path: path.to_owned(), error };
+    let unreadable = |error| BadConfiguration::Unreadable {
+        path: path.to_owned(),
+        error,
+    };
     let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > LARGEST_BYTES {
         let error = format!("it has {length} bytes, more than {LARGEST_BYTES}");
         return Err(unreadable(std::io::Error::other(error)));
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let mut configuration: Configuration = toml::from_str(&text).map_err(|error| {
-        BadConfiguration::Malformed { path: path.to_owned(), error: Box::new(error) }
-    })?;
+    let mut configuration: Configuration =
+        toml::from_str(&text).map_err(|error| BadConfiguration::Malformed {
+            path: path.to_owned(),
+            error: Box::new(error),
+        })?;
     if configuration.name.is_empty() {
         let stem = path.file_stem().unwrap_or_default();
         configuration.name = stem.to_string_lossy().into_owned();
@@ -65,8 +76,10 @@ pub(crate) fn read(path: &Path) -> Result<Configuration, BadConfiguration> {
     for (name, service) in &mut configuration.services {
         service.name.clone_from(name);
     }
-    check(&configuration)
-        .map_err(|reason| BadConfiguration::Contradictory { path: path.to_owned(), reason })?;
+    check(&configuration).map_err(|reason| BadConfiguration::Contradictory {
+        path: path.to_owned(),
+        reason,
+    })?;
     Ok(configuration)
 }
 
@@ -86,7 +99,10 @@ pub(crate) fn check(configuration: &Configuration) -> Result<(), String> {
         service.check().map_err(of_service)?;
         for spec in &service.listen {
             if !spec.has_port_zero() && !addresses.insert(spec.address.to_string()) {
-                return Err(format!("service {name}: {} is listened on twice", spec.address));
+                return Err(format!(
+                    "service {name}: {} is listened on twice",
+                    spec.address
+                ));
             }
         }
     }
@@ -140,11 +156,14 @@ mod tests {
         let minimal = read_text("[service.web]\ncommand = [\"/srv/web\"]").unwrap();
         assert_eq!(minimal.name, "shop");
         let web = &minimal.services["web"];
-        assert_eq!(web, &Service {
-            name: "web".to_owned(),
-            command: vec!["/srv/web".to_owned()],
-            ..Service::default()
-        });
+        assert_eq!(
+            web,
+            &Service {
+                name: "web".to_owned(),
+                command: vec!["/srv/web".to_owned()],
+                ..Service::default()
+            }
+        );
         assert_eq!(read_text(&print(&minimal).unwrap()).unwrap(), minimal);
     }
 
@@ -179,14 +198,26 @@ mod tests {
     #[test]
     fn errors_name_line_and_column_or_the_service() {
         let cases = [
-            ("[service.web]\ncommand = [\"x\"]\ndrain_timout = \"1s\"", "line 3, column 1"),
-            ("[service.web]\ncommand = [\"x\"]\nprobation = \"10\"", "line 3, column 13"),
-            ("[service.web]\ncommand = [\"x\"]\nlisten = [\"::1:80\"]", "line 3"),
+            (
+                "[service.web]\ncommand = [\"x\"]\ndrain_timout = \"1s\"",
+                "line 3, column 1",
+            ),
+            (
+                "[service.web]\ncommand = [\"x\"]\nprobation = \"10\"",
+                "line 3, column 13",
+            ),
+            (
+                "[service.web]\ncommand = [\"x\"]\nlisten = [\"::1:80\"]",
+                "line 3",
+            ),
             ("nonsense", "line 1"),
             ("", "no service"),
             ("[service.web]", "no program"),
             ("[service.\"../x\"]\ncommand=[\"x\"]", "letters, digits"),
-            ("[service.web]\ncommand=[\"x\"]\nlisten=[\"80\",\"tcp-80=81\"]", "named tcp-80"),
+            (
+                "[service.web]\ncommand=[\"x\"]\nlisten=[\"80\",\"tcp-80=81\"]",
+                "named tcp-80",
+            ),
             (
                 "[service.a]\ncommand=[\"x\"]\nlisten=[\"80\"]\n[service.b]\ncommand=[\"x\"]\nlisten=[\"80\"]",
                 "listened on twice",
@@ -201,7 +232,9 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
-        let error = read(Path::new("/nonexistent/x.toml")).unwrap_err().to_string();
+        let error = read(Path::new("/nonexistent/x.toml"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("/nonexistent/x.toml"), "{error}");
     }
 }

@@ -70,7 +70,10 @@ impl FromStr for ListenSpec {
     type Err = BadSpec;
 
     fn from_str(spec: &str) -> Result<Self, BadSpec> {
-        let bad = |reason: String| BadSpec { spec: spec.to_owned(), reason };
+        let bad = |reason: String| BadSpec {
+            spec: spec.to_owned(),
+            reason,
+        };
         let (head, options) = split_options(spec).map_err(&bad)?;
         let (name, address) = split_name(head);
         let address = parse_address(address).map_err(&bad)?;
@@ -80,14 +83,21 @@ impl FromStr for ListenSpec {
             None => address.default_name(),
         };
         check_name(&name).map_err(&bad)?;
-        Ok(Self { name, address, options })
+        Ok(Self {
+            name,
+            address,
+            options,
+        })
     }
 }
 
 impl ListenSpec {
     /// Whether the system chooses the port, so that equal notations are different listeners.
     pub(crate) fn has_port_zero(&self) -> bool {
-        matches!(self.address, Address::Tcp { port: 0, .. } | Address::Udp { port: 0, .. })
+        matches!(
+            self.address,
+            Address::Tcp { port: 0, .. } | Address::Udp { port: 0, .. }
+        )
     }
 }
 
@@ -118,10 +128,14 @@ fn split_options(spec: &str) -> Result<(&str, Options), String> {
     let mut head = spec;
     // From behind, so that a path may contain commas.
     while let Some((rest, option)) = head.rsplit_once(',') {
-        let Some((key, value)) = option.split_once('=') else { break };
+        let Some((key, value)) = option.split_once('=') else {
+            break;
+        };
         match key {
             "mode" => {
-                let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o777);
+                let mode = u32::from_str_radix(value, 8)
+                    .ok()
+                    .filter(|mode| *mode <= 0o777);
                 options.mode = Some(mode.ok_or_else(|| {
                     format!("mode={value} is not an octal file mode of at most 777")
                 })?);
@@ -134,7 +148,9 @@ fn split_options(spec: &str) -> Result<(&str, Options), String> {
             }
             "v6only" => {
                 options.v6only = Some(
-                    value.parse().map_err(|_| format!("v6only={value} is not true or false"))?,
+                    value
+                        .parse()
+                        .map_err(|_| format!("v6only={value} is not true or false"))?,
                 );
             }
             _path_with_a_comma => break,
@@ -163,10 +179,11 @@ fn unix_name(text: &str) -> Result<UnixName, String> {
     // sun_path of unix(7): 108 bytes, one of which ends a path or begins an abstract name. A path
     // needs room for the temporary name it is bound under.
     match text.strip_prefix('@') {
-        Some(name) if name.is_empty() => Err("an abstract socket needs a name behind @".to_owned()),
-        Some(name) if name.len() > 107 => {
-            Err(format!("the abstract name has {} bytes; at most 107 fit", name.len()))
-        }
+        Some("") => Err("an abstract socket needs a name behind @".to_owned()),
+        Some(name) if name.len() > 107 => Err(format!(
+            "the abstract name has {} bytes; at most 107 fit",
+            name.len()
+        )),
         Some(name) => Ok(UnixName::Abstract(name.to_owned())),
         None if text.is_empty() => Err("a unix socket needs a path or @NAME".to_owned()),
         None if text.contains('\0') => Err("a path cannot contain a NUL".to_owned()),
@@ -180,7 +197,9 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
         Some((host, port)) => (host, port),
         None => ("0.0.0.0", text),
     };
-    let port = port.parse().map_err(|_| format!("{form} (a port is a number up to 65535)"))?;
+    let port = port
+        .parse()
+        .map_err(|_| format!("{form} (a port is a number up to 65535)"))?;
     let host = match host.strip_prefix('[') {
         Some(inner) => inner.strip_suffix(']').ok_or(form)?,
         None if host.contains(':') => return Err(format!("{form} (put the IPv6 address in [ ])")),
@@ -198,7 +217,9 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
 fn check_name(name: &str) -> Result<(), String> {
     let fine = !name.is_empty()
         && name.len() <= LONGEST_NAME_BYTES
-        && name.bytes().all(|b| b.is_ascii_graphic() && !b":;=,".contains(&b));
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b":;=,".contains(&b));
     if fine {
         Ok(())
     } else {
@@ -221,12 +242,12 @@ impl Options {
             Self { mode: Some(_), .. } if !path => {
                 Err("mode= is for unix sockets with a path".to_owned())
             }
-            Self { v6only: Some(_), .. } if !internet => {
-                Err("v6only= is for tcp and udp".to_owned())
-            }
-            Self { backlog: Some(_), .. } if !stream => {
-                Err("backlog= is for sockets that accept connections".to_owned())
-            }
+            Self {
+                v6only: Some(_), ..
+            } if !internet => Err("v6only= is for tcp and udp".to_owned()),
+            Self {
+                backlog: Some(_), ..
+            } if !stream => Err("backlog= is for sockets that accept connections".to_owned()),
             Self { .. } => Ok(()),
         }
     }
@@ -237,7 +258,9 @@ impl Address {
     fn default_name(&self) -> String {
         let of_unix = |kind: &str, name: &UnixName| match name {
             UnixName::Path(path) => {
-                let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+                let stem = path
+                    .file_stem()
+                    .map(|stem| stem.to_string_lossy().into_owned());
                 plain(&stem.unwrap_or_else(|| kind.to_owned()))
             }
             UnixName::Abstract(name) => plain(name),
@@ -253,12 +276,24 @@ impl Address {
 }
 
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect()
 }
 
 /// Host and port as they are written together.
 pub(crate) fn join(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 impl fmt::Display for Address {
@@ -318,7 +353,10 @@ mod tests {
             ("[::]:80,v6only=true", "tcp-80=tcp:[::]:80,v6only=true"),
             ("localhost:0", "tcp-0=tcp:localhost:0"),
             ("dns=udp:[::1]:53", "dns=udp:[::1]:53"),
-            ("unix:/run/a,b.sock,mode=660", "a-b=unix:/run/a,b.sock,mode=0660"),
+            (
+                "unix:/run/a,b.sock,mode=660",
+                "a-b=unix:/run/a,b.sock,mode=0660",
+            ),
             ("unix:@shop", "shop=unix:@shop"),
             ("q=unix-seqpacket:/run/q", "q=unix-seqpacket:/run/q"),
             ("fd:web", "web=fd:web"),

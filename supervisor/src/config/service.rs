@@ -138,9 +138,9 @@ impl FromStr for Ready {
                 }
                 Ok(Self::Exec(words))
             }
-            Some(_) | None => {
-                Err(format!("`{text}` is not auto, notify, after:TIME or exec:COMMAND"))
-            }
+            Some(_) | None => Err(format!(
+                "`{text}` is not auto, notify, after:TIME or exec:COMMAND"
+            )),
         }
     }
 }
@@ -217,9 +217,9 @@ impl FromStr for StopSignal {
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
         match format!("SIG{name}").parse() {
-            Ok(Signal::SIGSTOP | Signal::SIGCONT | Signal::SIGCHLD) | Err(_) => {
-                Err(format!("`{text}` is not a signal that can end a program, such as TERM or QUIT"))
-            }
+            Ok(Signal::SIGSTOP | Signal::SIGCONT | Signal::SIGCHLD) | Err(_) => Err(format!(
+                "`{text}` is not a signal that can end a program, such as TERM or QUIT"
+            )),
             Ok(signal) => Ok(Self(signal)),
         }
     }
@@ -285,12 +285,16 @@ bounded!(
 /// Checks the name of a service or supervisor: it becomes part of file names.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let fine = (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b))
         && !name.starts_with(['.', '-']);
     if fine {
         Ok(())
     } else {
-        Err(format!("the name `{name}` must be 1 to 64 letters, digits, - _ . or @"))
+        Err(format!(
+            "the name `{name}` must be 1 to 64 letters, digits, - _ . or @"
+        ))
     }
 }
 
@@ -300,7 +304,12 @@ mod tests {
 
     #[test]
     fn readiness_reads_back_what_it_prints() {
-        for text in ["auto", "notify", "after:2s", "exec:curl -f http://127.0.0.1/"] {
+        for text in [
+            "auto",
+            "notify",
+            "after:2s",
+            "exec:curl -f http://127.0.0.1/",
+        ] {
             assert_eq!(text.parse::<Ready>().unwrap().to_string(), text);
         }
         assert!("after:soon".parse::<Ready>().is_err());

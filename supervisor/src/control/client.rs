@@ -51,7 +51,10 @@ pub(crate) fn ask(
         .set_write_timeout(Some(LONGEST_SEND))
         .and_then(|()| stream.write_all(&line))
         .map_err(|error| NoReply::BrokenOff(error.to_string()))?;
-    Ok(Conversation { stream: BufReader::new(stream), deadline })
+    Ok(Conversation {
+        stream: BufReader::new(stream),
+        deadline,
+    })
 }
 
 impl Conversation {
@@ -77,7 +80,10 @@ impl Conversation {
                     Some(left)
                 }
             };
-            self.stream.get_ref().set_read_timeout(left).map_err(broken)?;
+            self.stream
+                .get_ref()
+                .set_read_timeout(left)
+                .map_err(broken)?;
             let room = (LONGEST_REPLY_BYTES - line.len()) as u64;
             match self.stream.by_ref().take(room).read_until(b'\n', &mut line) {
                 Ok(_) => break,

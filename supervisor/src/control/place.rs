@@ -50,7 +50,11 @@ fn directory() -> PathBuf {
 /// systemd makes one directory a unit and names it to every command of the unit.
 fn of_the_unit() -> Option<PathBuf> {
     let directories = std::env::var_os("RUNTIME_DIRECTORY")?;
-    let first = directories.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
+    let first = directories
+        .to_str()?
+        .split(':')
+        .next()
+        .filter(|first| !first.is_empty())?;
     Some(Path::new(first).join("control.sock"))
 }
 
@@ -71,31 +75,52 @@ pub(crate) fn connect(wanted: &Wanted) -> Result<UnixStream, Unreachable> {
     let unit = of_the_unit().filter(|path| path.exists());
     let path = match (&wanted.path, &wanted.name, unit) {
         (Some(path), _, _) => path.clone(),
-        (None, Some(name), _) => directory().join(format!("{name}.sock")),
+        (None, Some(name), _) => {
+            let [own, of_unit] = by_name(&directory(), name);
+            if own.exists() || !of_unit.exists() {
+                own
+            } else {
+                of_unit
+            }
+        }
         (None, None, Some(unit)) => unit,
         (None, None, None) => return connect_to_only_one(&directory()),
     };
     UnixStream::connect(&path).map_err(|error| Unreachable::Silent { path, error })
 }
 
+/// Where a supervisor of this name may be: one started by hand, and one whose unit has
+/// `RuntimeDirectory=heirloom/NAME`.
+fn by_name(directory: &Path, name: &str) -> [PathBuf; 2] {
+    [
+        directory.join(format!("{name}.sock")),
+        directory.join(name).join("control.sock"),
+    ]
+}
+
 fn connect_to_only_one(directory: &Path) -> Result<UnixStream, Unreachable> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_some_and(|ending| ending == "sock")
-            && let Ok(stream) = UnixStream::connect(&path)
-        {
-            found.push((path, stream));
+        let Some(name) = path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+        else {
+            continue;
+        };
+        let socket = match path.extension() {
+            Some(ending) if ending == "sock" => path,
+            Some(_) | None => path.join("control.sock"),
+        };
+        if let Ok(stream) = UnixStream::connect(socket) {
+            found.push((name, stream));
         }
     }
     match found.len() {
         0 => Err(Unreachable::None(directory.display().to_string())),
         1 => Ok(found.swap_remove(0).1),
         _ => {
-            let mut names: Vec<String> = found
-                .iter()
-                .filter_map(|(path, _)| Some(path.file_stem()?.to_string_lossy().into_owned()))
-                .collect();
+            let mut names: Vec<String> = found.into_iter().map(|(name, _)| name).collect();
             names.sort();
             Err(Unreachable::Several(names.join(", ")))
         }
@@ -127,7 +152,11 @@ impl ControlSocket {
     /// `AddrInUse` if a supervisor answers there; otherwise the system's error.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let listener = bind_replacing(path, 0o600, |path| UnixListener::bind(path))?;
-        Ok(Self { listener, path: path.to_owned(), inode: inode_of(path)? })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            inode: inode_of(path)?,
+        })
     }
 }
 
@@ -152,7 +181,10 @@ pub(crate) fn bind_replacing<T>(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     };
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(parent)?;
     // Two that start at once must not both find the path free. The lock goes with the descriptor.
     let lock = Flock::lock(fs::File::open(parent)?, FlockArg::LockExclusive)
         .map_err(|(_, errno)| io::Error::from(errno))?;
@@ -172,8 +204,13 @@ pub(crate) fn bind_replacing<T>(
     let bound = bind(&first);
     umask(wide);
     let bound = bound?;
-    let placed = fs::set_permissions(&first, fs::Permissions::from_mode(mode))
-        .and_then(|()| if stale { fs::rename(&first, path) } else { Ok(()) });
+    let placed = fs::set_permissions(&first, fs::Permissions::from_mode(mode)).and_then(|()| {
+        if stale {
+            fs::rename(&first, path)
+        } else {
+            Ok(())
+        }
+    });
     if let Err(error) = placed {
         let _first_error_counts = fs::remove_file(&first);
         return Err(error);
@@ -185,7 +222,10 @@ pub(crate) fn bind_replacing<T>(
 /// Whether nothing is at the path; an error if what is there must stay.
 fn is_free(path: &Path) -> io::Result<bool> {
     let taken = |reason: &str| {
-        Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{}: {reason}", path.display())))
+        Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("{}: {reason}", path.display()),
+        ))
     };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -198,7 +238,11 @@ fn is_free(path: &Path) -> io::Result<bool> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
             // A socket of another type refuses a stream with EPROTOTYPE, alive or not.
             Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
-                if seqpacket_answers(path) { taken("somebody answers on it") } else { Ok(false) }
+                if seqpacket_answers(path) {
+                    taken("somebody answers on it")
+                } else {
+                    Ok(false)
+                }
             }
             Err(error) => Err(error),
         },
@@ -260,11 +304,16 @@ mod tests {
     #[test]
     fn the_only_one_that_answers_is_found() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(connect_to_only_one(directory.path()), Err(Unreachable::None(_))));
+        assert!(matches!(
+            connect_to_only_one(directory.path()),
+            Err(Unreachable::None(_))
+        ));
         drop(UnixListener::bind(directory.path().join("stale.sock")).unwrap());
         let _one = UnixListener::bind(directory.path().join("one.sock")).unwrap();
         connect_to_only_one(directory.path()).unwrap();
-        let _two = UnixListener::bind(directory.path().join("two.sock")).unwrap();
+        let unit = directory.path().join("two");
+        fs::create_dir(&unit).unwrap();
+        let _two = UnixListener::bind(unit.join("control.sock")).unwrap();
         match connect_to_only_one(directory.path()) {
             Err(Unreachable::Several(names)) => assert_eq!(names, "one, two"),
             other => panic!("{other:?}"),

@@ -252,7 +252,12 @@ mod tests {
             serde_json::from_str(r#"{"command":"reload","service":null}"#).unwrap();
         assert_eq!(
             reload,
-            Request::Reload { service: None, dry_run: false, program: None, until_proven: false }
+            Request::Reload {
+                service: None,
+                dry_run: false,
+                program: None,
+                until_proven: false
+            }
         );
         assert!(serde_json::from_str::<Request>(r#"{"command":"dance"}"#).is_err());
         assert!(serde_json::from_str::<Request>(r#"{"command":"status","x":1}"#).is_ok());

@@ -87,15 +87,17 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
     match phase {
         Phase::Starting => match event {
             Event::Ready => (Phase::Serving, &[Tells(Report::Ready)]),
-            Event::NotReadyInTime | Event::Failed => {
-                (Phase::Draining, &[Tell, Allow(Short), Tells(Report::FailedToStart)])
-            }
+            Event::NotReadyInTime | Event::Failed => (
+                Phase::Draining,
+                &[Tell, Allow(Short), Tells(Report::FailedToStart)],
+            ),
             Event::Retire => (Phase::Draining, &[Tell, Allow(Drain)]),
             Event::Discard => (Phase::Draining, &[Tell, Allow(Short)]),
             Event::Kill => (Phase::Killed, &[Kill, Allow(Short)]),
-            Event::Exited => {
-                (Phase::Clearing, &[TellRest, Allow(Short), Tells(Report::FailedToStart)])
-            }
+            Event::Exited => (
+                Phase::Clearing,
+                &[TellRest, Allow(Short), Tells(Report::FailedToStart)],
+            ),
             Event::DrainOver | Event::Empty => (Phase::Starting, &[]),
         },
         Phase::Serving => match event {
@@ -103,7 +105,10 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
             Event::Retire => (Phase::Draining, &[Tell, Allow(Drain)]),
             Event::Discard => (Phase::Draining, &[Tell, Allow(Short)]),
             Event::Kill => (Phase::Killed, &[Kill, Allow(Short)]),
-            Event::Exited => (Phase::Clearing, &[TellRest, Allow(Short), Tells(Report::Died)]),
+            Event::Exited => (
+                Phase::Clearing,
+                &[TellRest, Allow(Short), Tells(Report::Died)],
+            ),
             // READY=1 again: it has reloaded its resources.
             Event::Ready | Event::NotReadyInTime | Event::DrainOver | Event::Empty => {
                 (Phase::Serving, &[])
@@ -184,11 +189,28 @@ mod tests {
     /// `EVENTS`. `.` stays; otherwise the next phase's letter and, behind it, the actions: t tell,
     /// r tell the rest, k kill, d/s allow the drain's time or a short one, R F D G the report.
     const TABLE: [(Phase, [&str; 9]); 6] = [
-        (Phase::Starting, ["S:R", "D:tsF", "D:tsF", "D:td", "D:ts", "K:ks", ".", "C:rsF", "."]),
-        (Phase::Serving, [".", ".", "K:ksD", "D:td", "D:ts", "K:ks", ".", "C:rsD", "."]),
-        (Phase::Draining, [".", ".", ".", ".", ".", "K:ks", "K:ks", "C:r", "."]),
-        (Phase::Killed, [".", ".", ".", ".", ".", "K:ks", "K:ks", "K:ks", "G:G"]),
-        (Phase::Clearing, [".", ".", ".", ".", ".", "K:ks", "K:ks", ".", "G:G"]),
+        (
+            Phase::Starting,
+            [
+                "S:R", "D:tsF", "D:tsF", "D:td", "D:ts", "K:ks", ".", "C:rsF", ".",
+            ],
+        ),
+        (
+            Phase::Serving,
+            [".", ".", "K:ksD", "D:td", "D:ts", "K:ks", ".", "C:rsD", "."],
+        ),
+        (
+            Phase::Draining,
+            [".", ".", ".", ".", ".", "K:ks", "K:ks", "C:r", "."],
+        ),
+        (
+            Phase::Killed,
+            [".", ".", ".", ".", ".", "K:ks", "K:ks", "K:ks", "G:G"],
+        ),
+        (
+            Phase::Clearing,
+            [".", ".", ".", ".", ".", "K:ks", "K:ks", ".", "G:G"],
+        ),
         (Phase::Gone, [".", ".", ".", ".", ".", ".", ".", ".", "."]),
     ];
 

@@ -94,7 +94,12 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start a process of a plan.
-    Spawn { process: ProcessId, plan: PlanId, generation: Generation, slot: usize },
+    Spawn {
+        process: ProcessId,
+        plan: PlanId,
+        generation: Generation,
+        slot: usize,
+    },
     /// Let a process finish and end.
     Retire(ProcessId),
     /// Let a process that is not wanted end soon.
@@ -179,9 +184,20 @@ pub(crate) enum State {
 enum Slot {
     Vacant,
     /// A process starts, outside any handover, after so many failures in a row.
-    Starting { process: ProcessId, plan: PlanId, failures: u32 },
-    Serving { process: ProcessId, plan: PlanId, failures: u32 },
-    BackingOff { plan: PlanId, failures: u32 },
+    Starting {
+        process: ProcessId,
+        plan: PlanId,
+        failures: u32,
+    },
+    Serving {
+        process: ProcessId,
+        plan: PlanId,
+        failures: u32,
+    },
+    BackingOff {
+        plan: PlanId,
+        failures: u32,
+    },
 }
 
 /// Why slots are being replaced.
@@ -189,7 +205,12 @@ enum Slot {
 enum Purpose {
     Asked(Kind),
     /// To bring back the plan of before, because a process of this handover failed.
-    Undo { culprit: ProcessId, from: Generation, to: Generation, concludes: Option<PlanId> },
+    Undo {
+        culprit: ProcessId,
+        from: Generation,
+        to: Generation,
+        concludes: Option<PlanId>,
+    },
 }
 
 /// What the handover waits for in the slot it is at.
@@ -271,7 +292,11 @@ impl Service {
 
     /// The plan that `rollback` would bring back.
     pub(crate) fn rollback_target(&self) -> Option<PlanId> {
-        self.proven.iter().rev().find(|plan| Some(**plan) != self.current).copied()
+        self.proven
+            .iter()
+            .rev()
+            .find(|plan| Some(**plan) != self.current)
+            .copied()
     }
 
     /// Whether the plan has lived through its probation.
@@ -363,9 +388,20 @@ impl Service {
             self.slot_is_ready(rollout, process, actions);
             return;
         }
-        let Some(slot) = self.slot_of(process) else { return };
-        if let Slot::Starting { process, plan, failures } = self.slots[slot] {
-            self.slots[slot] = Slot::Serving { process, plan, failures };
+        let Some(slot) = self.slot_of(process) else {
+            return;
+        };
+        if let Slot::Starting {
+            process,
+            plan,
+            failures,
+        } = self.slots[slot]
+        {
+            self.slots[slot] = Slot::Serving {
+                process,
+                plan,
+                failures,
+            };
             actions.push(Action::StartProbation(process));
             if self.proven.is_empty() {
                 self.prove(plan, actions);
@@ -381,21 +417,27 @@ impl Service {
             self.rollout_failed(rollout, process, actions);
             return;
         }
-        let Some(slot) = self.slot_of(process) else { return };
+        let Some(slot) = self.slot_of(process) else {
+            return;
+        };
         if let Slot::Starting { plan, failures, .. } = self.slots[slot] {
             self.retry_slot(slot, plan, failures.saturating_add(1).max(2), actions);
         }
     }
 
     fn on_died(&mut self, process: ProcessId, actions: &mut Actions) {
-        let Some(slot) = self.slot_of(process) else { return };
-        let Slot::Serving { plan, failures, .. } = self.slots[slot] else { return };
+        let Some(slot) = self.slot_of(process) else {
+            return;
+        };
+        let Slot::Serving { plan, failures, .. } = self.slots[slot] else {
+            return;
+        };
         self.slots[slot] = Slot::Vacant;
         match &self.activity {
             Activity::Replacing(rollout) => {
                 let replaces_it = rollout.slot == slot;
-                let spoiled = rollout.touched.contains(&slot)
-                    && matches!(rollout.purpose, Purpose::Asked(_));
+                let spoiled =
+                    rollout.touched.contains(&slot) && matches!(rollout.purpose, Purpose::Asked(_));
                 let rollout = rollout.clone();
                 if spoiled && !replaces_it {
                     self.abandon_new(&rollout, actions);
@@ -411,8 +453,12 @@ impl Service {
                 match self.rollback_target().filter(|_| unproven) {
                     Some(proven) => {
                         let (from, to) = self.last_commit;
-                        let purpose =
-                            Purpose::Undo { culprit: process, from, to, concludes: None };
+                        let purpose = Purpose::Undo {
+                            culprit: process,
+                            from,
+                            to,
+                            concludes: None,
+                        };
                         let slots = (0..self.slots.len()).collect();
                         self.replace(purpose, proven, self.policy, slots, actions);
                     }
@@ -431,12 +477,8 @@ impl Service {
         match &self.activity {
             Activity::Replacing(rollout) if rollout.stage == Stage::Emptying(process) => {
                 let mut rollout = rollout.clone();
-                rollout.stage = Stage::Starting(self.spawn(
-                    rollout.plan,
-                    rollout.to,
-                    rollout.slot,
-                    actions,
-                ));
+                rollout.stage =
+                    Stage::Starting(self.spawn(rollout.plan, rollout.to, rollout.slot, actions));
                 self.activity = Activity::Replacing(rollout);
             }
             Activity::WaitingForRoom(job) => {
@@ -450,8 +492,12 @@ impl Service {
     }
 
     fn on_proved(&mut self, process: ProcessId, actions: &mut Actions) {
-        let Some(slot) = self.slot_of(process) else { return };
-        let Slot::Serving { plan, failures, .. } = &mut self.slots[slot] else { return };
+        let Some(slot) = self.slot_of(process) else {
+            return;
+        };
+        let Slot::Serving { plan, failures, .. } = &mut self.slots[slot] else {
+            return;
+        };
         *failures = 0;
         let plan = *plan;
         let rolled_out = !matches!(&self.activity, Activity::Replacing(r) if r.plan == plan);
@@ -536,7 +582,9 @@ impl Service {
         actions: &mut Actions,
     ) {
         // Slots in which nothing serves come first: they are what clients miss.
-        slots.make_contiguous().sort_by_key(|slot| self.serves(*slot));
+        slots
+            .make_contiguous()
+            .sort_by_key(|slot| self.serves(*slot));
         let from = self.serving_generation();
         let to = self.next_generation();
         actions.push(Action::Begun { from, to });
@@ -595,7 +643,11 @@ impl Service {
         if let Slot::Serving { process: old, .. } = self.slots[slot] {
             actions.push(Action::Retire(old));
         }
-        self.slots[slot] = Slot::Serving { process, plan: rollout.plan, failures: 0 };
+        self.slots[slot] = Slot::Serving {
+            process,
+            plan: rollout.plan,
+            failures: 0,
+        };
         rollout.touched.insert(slot);
         actions.push(Action::StartProbation(process));
         if let Some(next) = rollout.to_come.pop_front() {
@@ -613,7 +665,10 @@ impl Service {
                 self.last_commit = (rollout.from, rollout.to);
                 Outcome::Committed
             }
-            Purpose::Undo { culprit, .. } => Outcome::RolledBack { culprit, restored: true },
+            Purpose::Undo { culprit, .. } => Outcome::RolledBack {
+                culprit,
+                restored: true,
+            },
         };
         self.finish(&rollout, outcome, actions);
     }
@@ -636,7 +691,12 @@ impl Service {
                         self.finish(&rollout, Outcome::Aborted { culprit }, actions);
                     } else {
                         let concludes = Some(rollout.plan);
-                        let purpose = Purpose::Undo { culprit, from, to, concludes };
+                        let purpose = Purpose::Undo {
+                            culprit,
+                            from,
+                            to,
+                            concludes,
+                        };
                         let slots = slots.into_iter().collect();
                         self.replace(purpose, before, self.policy, slots, actions);
                     }
@@ -661,7 +721,10 @@ impl Service {
             Purpose::Undo { culprit, .. } => {
                 self.current = Some(rollout.plan);
                 self.retry_slot(rollout.slot, rollout.plan, 2, actions);
-                let outcome = Outcome::RolledBack { culprit, restored: false };
+                let outcome = Outcome::RolledBack {
+                    culprit,
+                    restored: false,
+                };
                 self.finish(&rollout, outcome, actions);
             }
         }
@@ -678,7 +741,12 @@ impl Service {
     fn finish_unbegun(&self, job: Job) -> Action {
         let from = self.serving_generation();
         let outcome = Outcome::Interrupted;
-        Action::Finished(Finish { from, to: from, outcome, concludes: Some(job.plan) })
+        Action::Finished(Finish {
+            from,
+            to: from,
+            outcome,
+            concludes: Some(job.plan),
+        })
     }
 
     /// Lets the process go that the handover was starting.
@@ -691,7 +759,11 @@ impl Service {
 
     /// Former generations that still drain leave room for one more.
     fn has_room(&self) -> bool {
-        let held = self.slots.iter().filter(|slot| slot.process().is_some()).count();
+        let held = self
+            .slots
+            .iter()
+            .filter(|slot| slot.process().is_some())
+            .count();
         self.living.len() - held.min(self.living.len()) < self.policy.most_draining
     }
 
@@ -717,7 +789,12 @@ impl Service {
         self.last_process += 1;
         let process = ProcessId(self.last_process);
         self.living.insert(process, generation);
-        actions.push(Action::Spawn { process, plan, generation, slot });
+        actions.push(Action::Spawn {
+            process,
+            plan,
+            generation,
+            slot,
+        });
         process
     }
 
@@ -730,7 +807,11 @@ impl Service {
         actions: &mut Actions,
     ) {
         let process = self.spawn(plan, generation, slot, actions);
-        self.slots[slot] = Slot::Starting { process, plan, failures };
+        self.slots[slot] = Slot::Starting {
+            process,
+            plan,
+            failures,
+        };
     }
 
     /// Puts a process into a slot whose process died, from a proven plan if there is one.
@@ -754,7 +835,9 @@ impl Service {
     }
 
     fn slot_of(&self, process: ProcessId) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.process() == Some(process))
+        self.slots
+            .iter()
+            .position(|slot| slot.process() == Some(process))
     }
 
     fn serves(&self, slot: usize) -> bool {
@@ -825,9 +908,19 @@ impl Rollout {
     fn finish(&self, outcome: Outcome) -> Action {
         let (from, to, concludes) = match self.purpose {
             Purpose::Asked(_) => (self.from, self.to, Some(self.plan)),
-            Purpose::Undo { from, to, concludes, .. } => (from, to, concludes),
+            Purpose::Undo {
+                from,
+                to,
+                concludes,
+                ..
+            } => (from, to, concludes),
         };
-        Action::Finished(Finish { from, to, outcome, concludes })
+        Action::Finished(Finish {
+            from,
+            to,
+            outcome,
+            concludes,
+        })
     }
 }
 

@@ -39,7 +39,9 @@ impl Family {
         let belongs = |mut pid: i32| {
             // Towards the ancestors, at most as many steps as there are processes.
             for _ in 0..=all.len() {
-                let Some(stat) = all.get(&pid) else { return false };
+                let Some(stat) = all.get(&pid) else {
+                    return false;
+                };
                 if number_is_ours && (pid == main || stat.group == main) {
                     return true;
                 }
@@ -69,10 +71,14 @@ impl Family {
 
     /// Whether the process was started in this generation.
     fn named_by(&self, pid: i32) -> bool {
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
+            return false;
+        };
         let has = |name: &str, value: &str| {
             let wanted = format!("{name}={value}");
-            environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+            environment
+                .split(|byte| *byte == 0)
+                .any(|entry| entry == wanted.as_bytes())
         };
         has(HEIRLOOM_SERVICE, &self.service)
             && has(HEIRLOOM_GENERATION, &self.generation.to_string())
@@ -99,7 +105,11 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
-    Some(Stat { parent, group, dead: matches!(state, "Z" | "X" | "x") })
+    Some(Stat {
+        parent,
+        group,
+        dead: matches!(state, "Z" | "X" | "x"),
+    })
 }
 
 #[cfg(test)]
@@ -112,7 +122,14 @@ mod tests {
     #[test]
     fn fields_are_counted_from_behind_the_name() {
         let stat = parse_stat(b"12 (a) b (c) S 1 34 34 0 -1").unwrap();
-        assert_eq!(stat, Stat { parent: 1, group: 34, dead: false });
+        assert_eq!(
+            stat,
+            Stat {
+                parent: 1,
+                group: 34,
+                dead: false
+            }
+        );
         assert!(parse_stat(b"12 (x) Z 1 2 2").unwrap().dead);
         assert_eq!(parse_stat(b"12 (x"), None);
     }
@@ -120,14 +137,21 @@ mod tests {
     #[test]
     fn a_process_that_left_the_group_is_still_family() {
         let mut child = Command::new("sh")
-            .args(["-c", "setsid sh -c 'echo ready; exec cat' & wait"])
+            .args([
+                "-c",
+                "setsid sh -c 'echo ready; exec tail -f /dev/null' & wait",
+            ])
             .process_group(0)
-            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut word = [0; 5];
-        child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut word)
+            .unwrap();
         let family = Family {
             main: Pid::from_raw(child.id() as i32),
             main_is_reaped: false,

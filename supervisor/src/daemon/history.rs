@@ -23,7 +23,10 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn new() -> Self {
         let (followers, _) = broadcast::channel(KEPT);
-        Self { kept: Arc::default(), followers }
+        Self {
+            kept: Arc::default(),
+            followers,
+        }
     }
 
     /// Notes something.
@@ -54,7 +57,12 @@ impl History {
 }
 
 fn log(event: &Event) {
-    let Event { service, generation, text, .. } = event;
+    let Event {
+        service,
+        generation,
+        text,
+        ..
+    } = event;
     let generation = generation.unwrap_or(0);
     match event.event {
         EventKind::Failed

@@ -51,9 +51,15 @@ pub(crate) enum Signal {
 pub(crate) enum Asked {
     Status(oneshot::Sender<Status>),
     /// A handover: the answer comes for each service by itself.
-    Handover { request: Request, answer: oneshot::Sender<Result<Vec<Awaited>, Refusal>> },
+    Handover {
+        request: Request,
+        answer: oneshot::Sender<Result<Vec<Awaited>, Refusal>>,
+    },
     /// The answer comes when everything has ended.
-    Stop { timeout_ms: Option<u64>, answer: oneshot::Sender<()> },
+    Stop {
+        timeout_ms: Option<u64>,
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// The handover of one service that a client waits for.

@@ -12,8 +12,10 @@ use crate::control::protocol::{GenerationStatus, ServiceStatus, Status};
 
 /// Fills in what `status` says of each generation's connections and memory.
 pub(crate) fn measure(status: &mut Status) {
-    let tcp: Vec<Connection> =
-        ["tcp", "tcp6"].into_iter().flat_map(|table| read(table, tcp_connection)).collect();
+    let tcp: Vec<Connection> = ["tcp", "tcp6"]
+        .into_iter()
+        .flat_map(|table| read(table, tcp_connection))
+        .collect();
     let unix = read("unix", unix_connection);
     for service in &mut status.services {
         let ours = established(service, &tcp, &unix);
@@ -34,7 +36,11 @@ fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &B
     generation.rss_bytes = resident(pid).unwrap_or(0);
     let mut held = BTreeSet::new();
     for member in family.members() {
-        for entry in fs::read_dir(format!("/proc/{member}/fd")).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(format!("/proc/{member}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             if let Ok(target) = fs::read_link(entry.path())
                 && let Some(inode) = socket_inode(&target.to_string_lossy())
                 && ours.contains(&inode)
@@ -47,7 +53,11 @@ fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &B
 }
 
 fn socket_inode(target: &str) -> Option<u64> {
-    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    target
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// The inodes of all connections to a service's listeners.
@@ -80,16 +90,26 @@ fn read(table: &str, parse: fn(&str) -> Option<Connection>) -> Vec<Connection> {
 /// A line of `/proc/net/tcp` (`proc(5)`): `sl local remote st … inode`, state 01 established.
 fn tcp_connection(line: &str) -> Option<Connection> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [_, local, _, "01", ..] = fields[..] else { return None };
+    let [_, local, _, "01", ..] = fields[..] else {
+        return None;
+    };
     let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-    Some(Connection { local: port.to_string(), inode: fields.get(9)?.parse().ok()? })
+    Some(Connection {
+        local: port.to_string(),
+        inode: fields.get(9)?.parse().ok()?,
+    })
 }
 
 /// A line of `/proc/net/unix`: `num refs protocol flags type st inode path`, state 03 connected.
 fn unix_connection(line: &str) -> Option<Connection> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [_, _, _, _, _, "03", inode, path] = fields[..] else { return None };
-    Some(Connection { local: path.to_owned(), inode: inode.parse().ok()? })
+    let [_, _, _, _, _, "03", inode, path] = fields[..] else {
+        return None;
+    };
+    Some(Connection {
+        local: path.to_owned(),
+        inode: inode.parse().ok()?,
+    })
 }
 
 /// Resident memory from `/proc/PID/statm`, in bytes.
@@ -109,13 +129,19 @@ mod tests {
         let tcp = "   1: 0100007F:1F90 0100007F:A2B4 01 00000000:00000000 00:00000000 00000000  1000        0 5151 1 x";
         assert_eq!(
             tcp_connection(tcp),
-            Some(Connection { local: "8080".to_owned(), inode: 5151 })
+            Some(Connection {
+                local: "8080".to_owned(),
+                inode: 5151
+            })
         );
         assert_eq!(tcp_connection(&tcp.replace(" 01 ", " 0A ")), None);
         let unix = "00000000: 00000003 00000000 00000000 0001 03 424 /run/a.sock";
         assert_eq!(
             unix_connection(unix),
-            Some(Connection { local: "/run/a.sock".to_owned(), inode: 424 })
+            Some(Connection {
+                local: "/run/a.sock".to_owned(),
+                inode: 424
+            })
         );
         assert_eq!(unix_connection(&unix.replace(" 03 ", " 01 ")), None);
     }

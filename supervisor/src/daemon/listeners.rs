@@ -87,7 +87,9 @@ impl Inherited {
         let mut passed = listenfd::ListenFd::from_env();
         let mut sockets = BTreeMap::new();
         for index in 0..passed.len() {
-            let Some(raw) = passed.take_raw_fd(index)? else { continue };
+            let Some(raw) = passed.take_raw_fd(index)? else {
+                continue;
+            };
             let fd = crate::sys::own(raw);
             // systemd calls a socket without FileDescriptorName= after its unit, or `unknown`.
             let given = names.get(index).copied().unwrap_or("unknown");
@@ -104,6 +106,14 @@ impl Inherited {
         Ok(Self { sockets })
     }
 
+    /// The socket that systemd passed under this name, if it is the one that is asked for: then one
+    /// configuration serves with and without a socket unit.
+    fn matching(&self, spec: &ListenSpec) -> Option<&Arc<Listener>> {
+        self.sockets
+            .get(&spec.name)
+            .filter(|passed| passed.bound == spec.address.to_string())
+    }
+
     /// The names of those that no notation in `specs` takes.
     pub(crate) fn unclaimed<'a>(
         &'a self,
@@ -115,10 +125,16 @@ impl Inherited {
                 Address::Tcp { .. }
                 | Address::Udp { .. }
                 | Address::Unix(_)
-                | Address::UnixSeqpacket(_) => None,
+                | Address::UnixSeqpacket(_) => {
+                    self.matching(spec).map(|passed| passed.spec.name.as_str())
+                }
             })
             .collect();
-        self.sockets.keys().filter(|name| !claimed.contains(&name.as_str())).cloned().collect()
+        self.sockets
+            .keys()
+            .filter(|name| !claimed.contains(&name.as_str()))
+            .cloned()
+            .collect()
     }
 }
 
@@ -135,21 +151,26 @@ pub(crate) fn prepare(
     let mut set = Set::new();
     for spec in specs {
         let same_name = before.iter().find(|old| old.spec.name == spec.name);
-        let kept = same_name.filter(|old| old.spec.address == spec.address).or_else(|| {
-            // The same address under a name it did not have: the socket goes on.
-            let renamed = |old: &&Arc<Listener>| {
-                old.spec.address == spec.address
-                    && !spec.has_port_zero()
-                    && !specs.iter().any(|other| other.name == old.spec.name)
-            };
-            before.iter().find(renamed)
-        });
+        let kept = same_name
+            .filter(|old| old.spec.address == spec.address)
+            .or_else(|| {
+                // The same address under a name it did not have: the socket goes on.
+                let renamed = |old: &&Arc<Listener>| {
+                    old.spec.address == spec.address
+                        && !spec.has_port_zero()
+                        && !specs.iter().any(|other| other.name == old.spec.name)
+                };
+                before.iter().find(renamed)
+            });
         let listener = match kept {
             Some(old) if old.spec == *spec => Ok(Arc::clone(old)),
             Some(old) => old.with(spec),
             None => Listener::bind(spec, before, inherited),
         }
-        .map_err(|error| CannotListen { spec: spec.to_string(), reason: explain(&error, spec) })?;
+        .map_err(|error| CannotListen {
+            spec: spec.to_string(),
+            reason: explain(&error, spec),
+        })?;
         set.push(listener);
     }
     Ok(set)
@@ -177,6 +198,9 @@ fn explain(error: &io::Error, spec: &ListenSpec) -> String {
 
 impl Listener {
     fn bind(spec: &ListenSpec, before: &Set, inherited: &Inherited) -> io::Result<Arc<Self>> {
+        if let Some(passed) = inherited.matching(spec) {
+            return passed.with(spec);
+        }
         match &spec.address {
             Address::Tcp { host, port } => {
                 let address = resolve(host, *port)?;
@@ -185,8 +209,10 @@ impl Listener {
                 // A port with connections in TIME_WAIT is free for a listener.
                 socket.set_reuse_address(true)?;
                 set_v6only(&socket, address, spec.options)?;
-                bind_beside(&socket, address, before)?;
-                listen(&socket, spec.options)?;
+                beside(address, before, &socket, || {
+                    socket.bind(&address.into())?;
+                    listen(&socket, spec.options)
+                })?;
                 Self::internet(spec, socket.into(), "tcp")
             }
             Address::Udp { host, port } => {
@@ -194,7 +220,7 @@ impl Listener {
                 let domain = Domain::for_address(address);
                 let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
                 set_v6only(&socket, address, spec.options)?;
-                bind_beside(&socket, address, before)?;
+                beside(address, before, &socket, || socket.bind(&address.into()))?;
                 Self::internet(spec, socket.into(), "udp")
             }
             Address::Unix(name) => Self::unix(spec, name, Type::STREAM),
@@ -205,7 +231,12 @@ impl Listener {
                     io::ErrorKind::NotFound,
                     format!(
                         "systemd passed no socket named {name} (it passed: {})",
-                        inherited.sockets.keys().cloned().collect::<Vec<_>>().join(", ")
+                        inherited
+                            .sockets
+                            .keys()
+                            .cloned()
+                            .collect::<Vec<_>>()
+                            .join(", ")
                     ),
                 )),
             },
@@ -242,7 +273,13 @@ impl Listener {
                     _stream => format!("unix:{}", path.display()),
                 };
                 let key = path.display().to_string();
-                Self::new(spec, fd, bound, key, Some(Arc::new(SocketPath { path, inode })))
+                Self::new(
+                    spec,
+                    fd,
+                    bound,
+                    key,
+                    Some(Arc::new(SocketPath { path, inode })),
+                )
             }
         }
     }
@@ -266,7 +303,10 @@ impl Listener {
                 let scheme = if kind == Type::DGRAM { "udp" } else { "tcp" };
                 (format!("{scheme}:{key}"), key)
             }
-            (None, Some(path)) => (format!("unix:{}", path.display()), path.display().to_string()),
+            (None, Some(path)) => (
+                format!("unix:{}", path.display()),
+                path.display().to_string(),
+            ),
             (None, None) => match local.as_abstract_namespace() {
                 Some(name) => {
                     let name = String::from_utf8_lossy(name);
@@ -281,7 +321,14 @@ impl Listener {
             options: Options::default(),
         };
         let inode = nix::sys::stat::fstat(&fd)?.st_ino;
-        Ok(Self { spec, fd, bound, starter_key: key, inode, path: None })
+        Ok(Self {
+            spec,
+            fd,
+            bound,
+            starter_key: key,
+            inode,
+            path: None,
+        })
     }
 
     fn new(
@@ -292,7 +339,14 @@ impl Listener {
         path: Option<Arc<SocketPath>>,
     ) -> io::Result<Arc<Self>> {
         let inode = nix::sys::stat::fstat(&fd)?.st_ino;
-        Ok(Arc::new(Self { spec: spec.clone(), fd, bound, starter_key, inode, path }))
+        Ok(Arc::new(Self {
+            spec: spec.clone(),
+            fd,
+            bound,
+            starter_key,
+            inode,
+            path,
+        }))
     }
 
     /// The same socket under another name or with other options, as far as those can change.
@@ -330,7 +384,11 @@ impl Listener {
 
     /// How many connections wait to be accepted, where the system tells.
     pub(crate) fn queued(&self) -> Option<u32> {
-        if self.bound.starts_with("tcp:") { crate::sys::queued(self.fd.as_fd()) } else { None }
+        if self.bound.starts_with("tcp:") {
+            crate::sys::queued(self.fd.as_fd())
+        } else {
+            None
+        }
     }
 }
 
@@ -345,9 +403,10 @@ fn set_v6only(socket: &Socket, address: SocketAddr, options: Options) -> io::Res
     match (address, options.v6only) {
         (SocketAddr::V6(_), wanted) => socket.set_only_v6(wanted.unwrap_or(false)),
         (SocketAddr::V4(_), None | Some(false)) => Ok(()),
-        (SocketAddr::V4(_), Some(true)) => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "v6only=true on an IPv4 address"))
-        }
+        (SocketAddr::V4(_), Some(true)) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "v6only=true on an IPv4 address",
+        )),
     }
 }
 
@@ -361,10 +420,15 @@ fn listen(socket: &impl AsFd, options: Options) -> io::Result<()> {
 }
 
 /// Binds, also where only our own listener of before stands in the way: a wildcard that becomes a
-/// specific address, or the other way round. Both must allow it, and only while binding; what
-/// connects goes to the more specific one.
-fn bind_beside(socket: &Socket, address: SocketAddr, before: &Set) -> io::Result<()> {
-    let error = match socket.bind(&address.into()) {
+/// specific address, or the other way round. Both must allow it, and only meanwhile; what connects
+/// goes to the more specific one.
+fn beside(
+    address: SocketAddr,
+    before: &Set,
+    socket: &Socket,
+    bind: impl Fn() -> io::Result<()>,
+) -> io::Result<()> {
+    let error = match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
         settled => return settled,
     };
@@ -385,7 +449,7 @@ fn bind_beside(socket: &Socket, address: SocketAddr, before: &Set) -> io::Result
     };
     allow(true)?;
     socket.set_reuse_port(true)?;
-    let bound = socket.bind(&address.into());
+    let bound = bind();
     socket.set_reuse_port(false)?;
     allow(false)?;
     bound
@@ -395,8 +459,8 @@ fn bind_beside(socket: &Socket, address: SocketAddr, before: &Set) -> io::Result
 mod tests {
     use super::*;
     use std::net::TcpStream;
-    use std::path::Path;
     use std::os::unix::net::UnixStream;
+    use std::path::Path;
 
     fn specs(texts: &[&str]) -> Vec<ListenSpec> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -418,7 +482,10 @@ mod tests {
         assert_eq!(again[0].inode, first[0].inode);
         assert_ne!(again[1].inode, first[0].inode);
         let renamed = set(&["web=127.0.0.1:0"], &first).unwrap();
-        assert_ne!(renamed[0].inode, first[0].inode, "another name is another port 0");
+        assert_ne!(
+            renamed[0].inode, first[0].inode,
+            "another name is another port 0"
+        );
     }
 
     #[test]
@@ -454,7 +521,10 @@ mod tests {
         let back = set(&[&format!("http=0.0.0.0:{port}")], &specific).unwrap();
         drop(specific);
         TcpStream::connect(("127.0.0.1", port)).unwrap();
-        assert!(set(&[&format!("x=0.0.0.0:{port}")], &Vec::new()).is_err(), "not for strangers");
+        assert!(
+            set(&[&format!("x=0.0.0.0:{port}")], &Vec::new()).is_err(),
+            "not for strangers"
+        );
         drop(back);
     }
 
@@ -469,7 +539,10 @@ mod tests {
         let both = set(&[&both], &six).unwrap();
         TcpStream::connect(("127.0.0.1", port(&both[0]))).unwrap();
         let error = set(&["http=[::]:0"], &six).unwrap_err();
-        assert!(error.contains("v6only of a bound socket cannot change"), "{error}");
+        assert!(
+            error.contains("v6only of a bound socket cannot change"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -483,7 +556,10 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
         UnixStream::connect(&path).unwrap();
-        assert!(set(&[&name], &Vec::new()).is_err(), "an abstract name is taken");
+        assert!(
+            set(&[&name], &Vec::new()).is_err(),
+            "an abstract name is taken"
+        );
         let wider = set(&[&format!("s=unix:{},mode=660", path.display())], &first).unwrap();
         assert_eq!(mode(&path), 0o600, "not before it counts");
         wider[0].apply_options().unwrap();

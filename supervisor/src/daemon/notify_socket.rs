@@ -59,7 +59,10 @@ impl NotifySocket {
             process,
             user: user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
         };
-        Ok(Self { address, _reader: Timer::task(reader.read(fd)) })
+        Ok(Self {
+            address,
+            _reader: Timer::task(reader.read(fd)),
+        })
     }
 }
 
@@ -76,7 +79,10 @@ impl Reader {
             let received = match ready.try_io(|fd| fds::receive(fd.get_ref(), LARGEST_BYTES)) {
                 Err(_would_block) => continue,
                 Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    tracing::warn!(service = self.service, "a notification was dropped: {error}");
+                    tracing::warn!(
+                        service = self.service,
+                        "a notification was dropped: {error}"
+                    );
                     continue;
                 }
                 Ok(Err(error)) => {
@@ -88,14 +94,22 @@ impl Reader {
             let own = nix::unistd::geteuid().as_raw();
             match received.sender {
                 Some(sender) if [0, own, self.user].contains(&sender.uid) => {
-                    let input = ServiceInput::Process(self.process, ProcessInput::Notified(received));
-                    if self.inputs.send(Input::Service(self.service.clone(), input)).await.is_err()
+                    let input =
+                        ServiceInput::Process(self.process, ProcessInput::Notified(received));
+                    if self
+                        .inputs
+                        .send(Input::Service(self.service.clone(), input))
+                        .await
+                        .is_err()
                     {
                         return;
                     }
                 }
                 Some(_) | None => {
-                    tracing::warn!(service = self.service, "a notification of a stranger was dropped");
+                    tracing::warn!(
+                        service = self.service,
+                        "a notification of a stranger was dropped"
+                    );
                 }
             }
         }

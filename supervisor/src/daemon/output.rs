@@ -47,18 +47,34 @@ pub(crate) fn capture(service: &str, generation: u64) -> io::Result<(Output, Sta
     let reader = |stream: &'static str, kept: Option<Arc<Mutex<VecDeque<String>>>>| {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         let receiver = pipe::Receiver::from_owned_fd(ours)?;
-        let line = Lines { service: service.to_owned(), generation, stream, kept };
+        let line = Lines {
+            service: service.to_owned(),
+            generation,
+            stream,
+            kept,
+        };
         io::Result::Ok((tokio::spawn(line.read(receiver)), theirs))
     };
     let (output, output_fd) = reader("stdout", None)?;
     let (error, error_fd) = reader("stderr", Some(Arc::clone(&kept)))?;
-    Ok((Output { kept, readers: Some([output, error]) }, [input, output_fd, error_fd]))
+    Ok((
+        Output {
+            kept,
+            readers: Some([output, error]),
+        },
+        [input, output_fd, error_fd],
+    ))
 }
 
 impl Output {
     /// The last lines of the error output.
     pub(crate) fn last_lines(&self) -> Vec<String> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
     }
 
     /// Waits until all of it was read, for a while. The readers go on if it takes longer.
@@ -146,7 +162,9 @@ mod tests {
             }
             write!(error, "{}\nunfinished", "x".repeat(3 * LONGEST_LINE_BYTES)).unwrap();
         });
-        tokio::task::spawn_blocking(move || writer.join().unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || writer.join().unwrap())
+            .await
+            .unwrap();
         output.tail().await;
         let lines = output.last_lines();
         assert_eq!(lines.len(), KEPT_LINES);

@@ -90,7 +90,10 @@ pub(crate) struct Unusable {
 }
 
 fn unusable(reason: impl Into<String>) -> Unusable {
-    Unusable { reason: reason.into(), passing: false }
+    Unusable {
+        reason: reason.into(),
+        passing: false,
+    }
 }
 
 /// Looks a service's program up, waiting for one that is being written.
@@ -133,8 +136,14 @@ pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
         }
         environment.insert("HOME".into(), home);
     }
-    let [program, ..] = &service.command[..] else { return Err(unusable("it has no program")) };
-    let path = find(program, &directory_path, environment.get(OsStr::new("PATH")))?;
+    let [program, ..] = &service.command[..] else {
+        return Err(unusable("it has no program"));
+    };
+    let path = find(
+        program,
+        &directory_path,
+        environment.get(OsStr::new("PATH")),
+    )?;
     let opened = open(&path)?;
     Ok(Plan {
         service: service.clone(),
@@ -209,7 +218,10 @@ impl Plan {
 
     /// What an error on the way to the program means.
     pub(crate) fn explain_step(&self, step: &str, error: &io::Error) -> Unusable {
-        unusable(format!("cannot start {}: it could not {step}: {error}", self.program))
+        unusable(format!(
+            "cannot start {}: it could not {step}: {error}",
+            self.program
+        ))
     }
 }
 
@@ -225,8 +237,10 @@ fn open(path: &Path) -> Result<Opened, Unusable> {
     let system = |error: io::Error| about(&error.to_string());
     let resolved = path.canonicalize().map_err(system)?;
     // Opening a pipe must not wait for its other end.
-    let readable =
-        fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&resolved);
+    let readable = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&resolved);
     let file = match readable {
         Ok(file) => file,
         // A program may be executable and not readable; then it cannot be looked into.
@@ -245,11 +259,21 @@ fn open(path: &Path) -> Result<Opened, Unusable> {
     if kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device() {
         return Err(about("it is not a regular file"));
     }
-    faccessat(nix::fcntl::AT_FDCWD, &resolved, AccessFlags::X_OK, AtFlags::AT_EACCESS)
-        .map_err(|_| about("it is not executable; run chmod +x on it"))?;
+    faccessat(
+        nix::fcntl::AT_FDCWD,
+        &resolved,
+        AccessFlags::X_OK,
+        AtFlags::AT_EACCESS,
+    )
+    .map_err(|_| about("it is not executable; run chmod +x on it"))?;
     let identity = FileIdentity::of(&metadata);
     let script = look_into(path, &file, metadata.len())?;
-    Ok(Opened { file, resolved, identity, script })
+    Ok(Opened {
+        file,
+        resolved,
+        identity,
+        script,
+    })
 }
 
 /// Tells a script from a binary, and a whole binary from one that is being copied.
@@ -260,22 +284,26 @@ fn look_into(path: &Path, file: &File, length: u64) -> Result<Option<Script>, Un
     };
     let mut file = file;
     let mut head = [0; 64];
-    let got = match read_fully(&mut file, &mut head) {
-        Ok(got) => got,
-        // Not readable: the kernel will judge it.
-        Err(_) => return Ok(None),
+    // Not readable: the kernel will judge it.
+    let Ok(got) = read_fully(&mut file, &mut head) else {
+        return Ok(None);
     };
     if got == 0 {
         return Err(unfinished("is empty"));
     }
     if head.starts_with(b"#!") {
         let copy = keep_script(path, file, length);
-        return Ok(Some(Script { path: path.to_owned(), copy }));
+        return Ok(Some(Script {
+            path: path.to_owned(),
+            copy,
+        }));
     }
     if head.starts_with(b"\x7fELF") {
         return match elf_length(&head[..got]) {
             Some(whole) if whole <= length => Ok(None),
-            Some(whole) => Err(unfinished(&format!("has {length} of at least {whole} bytes"))),
+            Some(whole) => Err(unfinished(&format!(
+                "has {length} of at least {whole} bytes"
+            ))),
             None => Err(unfinished("ends within its header")),
         };
     }
@@ -293,7 +321,11 @@ fn elf_length(head: &[u8]) -> Option<u64> {
     let number = |at: usize, size: usize| -> Option<u64> {
         let bytes = head.get(at..at + size)?.iter();
         let fold = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-        Some(if little { bytes.rev().fold(0, fold) } else { bytes.fold(0, fold) })
+        Some(if little {
+            bytes.rev().fold(0, fold)
+        } else {
+            bytes.fold(0, fold)
+        })
     };
     let (tables, word) = if wide { ((32, 40), 8) } else { ((28, 32), 4) };
     let sizes = if wide { 54 } else { 42 };
@@ -320,17 +352,23 @@ fn keep_script(path: &Path, mut file: &File, length: u64) -> Option<OwnedFd> {
     if length > LARGEST_SCRIPT_BYTES {
         return None;
     }
-    let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok())?;
+    let name = path
+        .file_name()
+        .and_then(|name| CString::new(name.as_bytes()).ok())?;
     let copy = memfd_create(name.as_c_str(), MFdFlags::MFD_CLOEXEC).ok()?;
     file.seek(SeekFrom::Start(0)).ok()?;
     let mut content = Vec::new();
-    file.take(LARGEST_SCRIPT_BYTES).read_to_end(&mut content).ok()?;
+    file.take(LARGEST_SCRIPT_BYTES)
+        .read_to_end(&mut content)
+        .ok()?;
     let mut writer = File::from(copy.as_fd().try_clone_to_owned().ok()?);
     writer.write_all(&content).ok()?;
     drop(writer);
     // Executing a file that is open for writing fails, so what is kept is a reading descriptor.
     use std::os::fd::AsRawFd;
-    File::open(format!("/proc/self/fd/{}", copy.as_raw_fd())).ok().map(OwnedFd::from)
+    File::open(format!("/proc/self/fd/{}", copy.as_raw_fd()))
+        .ok()
+        .map(OwnedFd::from)
 }
 
 /// The directory a service runs in. The supervisor's own is taken as its shell named it, so that a
@@ -338,7 +376,9 @@ fn keep_script(path: &Path, mut file: &File, length: u64) -> Option<OwnedFd> {
 fn working_directory(wanted: Option<&Path>) -> Result<PathBuf, Unusable> {
     let own = || -> io::Result<PathBuf> {
         let real = std::env::current_dir()?;
-        let named = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
+        let named = std::env::var_os("PWD")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
         Ok(match named {
             Some(named) if OWN_DIRECTORY_IS_NAMED.with(|named| *named) => named,
             Some(_) | None => real,
@@ -368,16 +408,28 @@ fn find(program: &str, directory: &Path, path: Option<&OsString>) -> Result<Path
     if program.contains('/') {
         return Ok(directory.join(program));
     }
-    let path = path.map_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"), OsString::as_os_str);
+    let path = match path {
+        Some(path) => path.as_os_str(),
+        None => OsStr::new("/usr/local/bin:/usr/bin:/bin"),
+    };
     let executable = |path: &Path| {
         path.is_file()
-            && faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS).is_ok()
+            && faccessat(
+                nix::fcntl::AT_FDCWD,
+                path,
+                AccessFlags::X_OK,
+                AtFlags::AT_EACCESS,
+            )
+            .is_ok()
     };
     std::env::split_paths(path)
         .map(|entry| directory.join(entry).join(program))
         .find(|candidate| executable(candidate))
         .ok_or_else(|| {
-            unusable(format!("{program}: no such program in PATH ({})", path.to_string_lossy()))
+            unusable(format!(
+                "{program}: no such program in PATH ({})",
+                path.to_string_lossy()
+            ))
         })
 }
 
@@ -400,7 +452,9 @@ fn environment(service: &Service) -> Result<BTreeMap<OsString, OsString>, Unusab
             .read_to_end(&mut text)
             .map_err(|error| about(error.to_string()))?;
         if text.len() as u64 > LARGEST_ENV_FILE_BYTES {
-            return Err(about(format!("it has more than {LARGEST_ENV_FILE_BYTES} bytes")));
+            return Err(about(format!(
+                "it has more than {LARGEST_ENV_FILE_BYTES} bytes"
+            )));
         }
         for (name, value) in parse_env_file(&text).map_err(about)? {
             environment.insert(name, value);
@@ -420,7 +474,9 @@ fn parse_env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, String> {
         }
         let bad = |reason: &str| format!("line {}: {reason}", index + 1);
         let equals = line.iter().position(|byte| *byte == b'=');
-        let Some(equals) = equals else { return Err(bad("it is not NAME=VALUE")) };
+        let Some(equals) = equals else {
+            return Err(bad("it is not NAME=VALUE"));
+        };
         let name = line[..equals].trim_ascii();
         let fine = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
         if name.is_empty() || !name.iter().all(fine) || name[0].is_ascii_digit() {
@@ -430,8 +486,10 @@ fn parse_env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, String> {
         if value.contains(&0) {
             return Err(bad("a value cannot contain a NUL"));
         }
-        variables
-            .push((OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec())));
+        variables.push((
+            OsString::from_vec(name.to_vec()),
+            OsString::from_vec(value.to_vec()),
+        ));
     }
     Ok(variables)
 }
@@ -464,7 +522,9 @@ fn user(service: &Service) -> Result<Option<Identity>, Unusable> {
         .ok_or_else(|| unusable(format!("there is no user {name}")))?;
     let own = nix::unistd::geteuid();
     if !own.is_root() && own != user.uid {
-        return Err(unusable(format!("only root can run a service as {name}; drop `user`")));
+        return Err(unusable(format!(
+            "only root can run a service as {name}; drop `user`"
+        )));
     }
     if !own.is_root() {
         return Ok(None);
@@ -496,7 +556,10 @@ mod tests {
     }
 
     fn service(program: &Path) -> Service {
-        Service { command: vec![program.to_str().unwrap().to_owned()], ..Service::default() }
+        Service {
+            command: vec![program.to_str().unwrap().to_owned()],
+            ..Service::default()
+        }
     }
 
     #[test]
@@ -524,8 +587,16 @@ mod tests {
         assert!(reason(&path).contains("chmod +x"));
         executable(&path, b"hello");
         assert!(reason(&path).contains("neither"));
-        let missing = Service { command: vec!["no-such-program-here".to_owned()], ..Service::default() };
-        assert!(look_up(&missing).unwrap_err().to_string().contains("in PATH"));
+        let missing = Service {
+            command: vec!["no-such-program-here".to_owned()],
+            ..Service::default()
+        };
+        assert!(
+            look_up(&missing)
+                .unwrap_err()
+                .to_string()
+                .contains("in PATH")
+        );
     }
 
     #[test]
@@ -543,11 +614,22 @@ mod tests {
     fn an_environment_file_is_read_as_people_write_it() {
         let text = b"# comment\n\nA=1\n B = two words \nC=\"quoted\"\nD='single'\nE=\n";
         let read = parse_env_file(text).unwrap();
-        let expected = [("A", "1"), ("B", "two words"), ("C", "quoted"), ("D", "single"), ("E", "")];
-        let expected: Vec<(OsString, OsString)> =
-            expected.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "quoted"),
+            ("D", "single"),
+            ("E", ""),
+        ];
+        let expected: Vec<(OsString, OsString)> = expected
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
         assert_eq!(read, expected);
-        assert_eq!(parse_env_file(b"A=1\nnonsense").unwrap_err(), "line 2: it is not NAME=VALUE");
+        assert_eq!(
+            parse_env_file(b"A=1\nnonsense").unwrap_err(),
+            "line 2: it is not NAME=VALUE"
+        );
         assert!(parse_env_file(b"2A=1").is_err());
     }
 

@@ -122,7 +122,11 @@ pub(crate) fn start(
         program: plan.program()?,
         arguments: arguments(plan)?,
         environment: environment(plan, generation, listeners, store, notify),
-        directory: plan.directory.as_fd().try_clone_to_owned().map_err(system)?,
+        directory: plan
+            .directory
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(system)?,
         standard,
         inherited,
         identity: plan.user.clone(),
@@ -143,7 +147,8 @@ fn arguments(plan: &Plan) -> Result<Vec<CString>, Unusable> {
     let words = plan.service.command.iter();
     words
         .map(|word| {
-            CString::new(word.as_str()).map_err(|_| plan.explain_step("pass a NUL", &io::ErrorKind::InvalidInput.into()))
+            CString::new(word.as_str())
+                .map_err(|_| plan.explain_step("pass a NUL", &io::ErrorKind::InvalidInput.into()))
         })
         .collect()
 }
@@ -226,7 +231,11 @@ pub(crate) fn start_ready_command(
         program: command.program()?,
         arguments: arguments(command)?,
         environment,
-        directory: command.directory.as_fd().try_clone_to_owned().map_err(system)?,
+        directory: command
+            .directory
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(system)?,
         standard,
         inherited: Vec::<OwnedFd>::new(),
         identity: command.user.clone(),

@@ -130,7 +130,9 @@ fn look_at(process: &Path, listeners: &BTreeSet<u64>) -> io::Result<Look> {
     let mut io_uring = false;
     for entry in fs::read_dir(process.join("fd"))? {
         let entry = entry?;
-        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let Ok(target) = fs::read_link(entry.path()) else {
+            continue;
+        };
         let target = target.to_string_lossy();
         let number = entry.file_name();
         let Some(number) = number.to_str().and_then(|text| text.parse::<u64>().ok()) else {
@@ -166,11 +168,19 @@ fn look_at(process: &Path, listeners: &BTreeSet<u64>) -> io::Result<Look> {
         }
     }
     // What waits in an io_uring cannot be seen; a program that also uses epoll will show there.
-    Ok(if io_uring && epolls.is_empty() { Look::Blind } else { Look::NotYet })
+    Ok(if io_uring && epolls.is_empty() {
+        Look::Blind
+    } else {
+        Look::NotYet
+    })
 }
 
 fn socket_inode(target: &str) -> Option<u64> {
-    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    target
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// Whether a line of an epoll's fdinfo waits for input on a listener:
@@ -189,25 +199,32 @@ fn epoll_waits_on(line: &str, listeners: &BTreeSet<u64>) -> bool {
 /// system call: the number in decimal, then the arguments in hexadecimal. `running` otherwise.
 fn blocked_on(line: &str, process: &Path, holding: &BTreeSet<u64>) -> bool {
     let mut fields = line.split_ascii_whitespace();
-    let Some(call) = fields.next().and_then(|number| number.parse::<libc::c_long>().ok()) else {
+    let Some(call) = fields
+        .next()
+        .and_then(|number| number.parse::<libc::c_long>().ok())
+    else {
         return false;
     };
     let arguments: Vec<u64> = fields
         .take(6)
         .filter_map(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16).ok())
         .collect();
-    let [first, second, ..] = arguments[..] else { return false };
+    let [first, second, ..] = arguments[..] else {
+        return false;
+    };
     match Waits::of(call) {
-        Some(Waits::OnOne) => holding.contains(&first),
-        Some(Waits::OnPollList) => polled(process, first, second).is_some_and(|polled| {
+        Some(Waits::One) => holding.contains(&first),
+        Some(Waits::PollList) => polled(process, first, second).is_some_and(|polled| {
             polled.chunks_exact(8).any(|entry| {
-                let [a, b, c, d, events, ..] = *entry else { return false };
+                let [a, b, c, d, events, ..] = *entry else {
+                    return false;
+                };
                 const POLLIN: u8 = 1;
                 let fd = i32::from_ne_bytes([a, b, c, d]);
                 events & POLLIN != 0 && u64::try_from(fd).is_ok_and(|fd| holding.contains(&fd))
             })
         }),
-        Some(Waits::OnSet) => {
+        Some(Waits::Set) => {
             let bytes = first.min(MOST_POLLED).div_ceil(8);
             read_memory(process, second, bytes).is_some_and(|set| {
                 holding.iter().any(|fd| {
@@ -224,11 +241,11 @@ fn blocked_on(line: &str, process: &Path, holding: &BTreeSet<u64>) -> bool {
 #[derive(Clone, Copy, Debug)]
 enum Waits {
     /// The first argument is the descriptor.
-    OnOne,
+    One,
     /// The first argument points to a `pollfd` array of as many entries as the second says.
-    OnPollList,
+    PollList,
     /// The second argument points to an `fd_set` of as many bits as the first says.
-    OnSet,
+    Set,
 }
 
 impl Waits {
@@ -238,13 +255,13 @@ impl Waits {
             | libc::SYS_accept4
             | libc::SYS_recvfrom
             | libc::SYS_recvmsg
-            | libc::SYS_recvmmsg => Some(Self::OnOne),
-            libc::SYS_ppoll => Some(Self::OnPollList),
-            libc::SYS_pselect6 => Some(Self::OnSet),
+            | libc::SYS_recvmmsg => Some(Self::One),
+            libc::SYS_ppoll => Some(Self::PollList),
+            libc::SYS_pselect6 => Some(Self::Set),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_poll => Some(Self::OnPollList),
+            libc::SYS_poll => Some(Self::PollList),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_select => Some(Self::OnSet),
+            libc::SYS_select => Some(Self::Set),
             _other => None,
         }
     }
@@ -256,7 +273,10 @@ fn polled(process: &Path, at: u64, entries: u64) -> Option<Vec<u8>> {
 
 fn read_memory(process: &Path, at: u64, length: u64) -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).ok()?];
-    File::open(process.join("mem")).ok()?.read_exact_at(&mut bytes, at).ok()?;
+    File::open(process.join("mem"))
+        .ok()?
+        .read_exact_at(&mut bytes, at)
+        .ok()?;
     Some(bytes)
 }
 
@@ -303,8 +323,11 @@ mod tests {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         use std::os::fd::AsFd;
         seen_while(listener(), |listener| {
-            poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)
-                .unwrap();
+            poll(
+                &mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)],
+                PollTimeout::NONE,
+            )
+            .unwrap();
         });
     }
 
@@ -324,8 +347,12 @@ mod tests {
         use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
         seen_while(listener(), |listener| {
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
-            epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0)).unwrap();
-            epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE).unwrap();
+            epoll
+                .add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+                .unwrap();
+            epoll
+                .wait(&mut [EpollEvent::empty()], EpollTimeout::NONE)
+                .unwrap();
         });
     }
 
@@ -340,6 +367,10 @@ mod tests {
         assert!(!epoll_waits_on(&line("       4", "3f2"), &listeners));
         assert!(!epoll_waits_on(&line("      19", "3f3"), &listeners));
         assert!(!epoll_waits_on("pos:\t0", &listeners));
-        assert!(!blocked_on("running\n", Path::new("/proc/self"), &BTreeSet::from([3])));
+        assert!(!blocked_on(
+            "running\n",
+            Path::new("/proc/self"),
+            &BTreeSet::from([3])
+        ));
     }
 }

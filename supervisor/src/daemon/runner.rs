@@ -94,7 +94,9 @@ impl Runner {
         let listeners = listeners::prepare(&service.listen, &Set::new(), &context.inherited)?;
         for listener in &listeners {
             let text = format!("{} listens on {}", listener.spec.name, listener.bound);
-            context.history.note(&service.name, None, EventKind::Listener, &text);
+            context
+                .history
+                .note(&service.name, None, EventKind::Listener, &text);
         }
         Ok(Self {
             context,
@@ -147,11 +149,19 @@ impl Runner {
 
     /// Lets everything finish and end, or ends it now.
     pub(crate) fn stop(&mut self, at_once: bool) {
-        for job in self.jobs.drain(..).chain(self.looking_up.take().map(|(job, _)| job)) {
+        for job in self
+            .jobs
+            .drain(..)
+            .chain(self.looking_up.take().map(|(job, _)| job))
+        {
             let report = job.report(&self.service, "the service is being stopped");
             job.answer(&report);
         }
-        self.drive(if at_once { Event::StopAtOnce } else { Event::Stop });
+        self.drive(if at_once {
+            Event::StopAtOnce
+        } else {
+            Event::Stop
+        });
     }
 
     /// Something concerns this service.
@@ -181,7 +191,12 @@ impl Runner {
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         use crate::core::generation::Event as Life;
         match action {
-            Action::Spawn { process, plan, generation, slot } => {
+            Action::Spawn {
+                process,
+                plan,
+                generation,
+                slot,
+            } => {
                 self.spawn(process, plan, generation, slot, events);
             }
             Action::Retire(process) => {
@@ -194,14 +209,18 @@ impl Runner {
             Action::Kill(process) => self.life(process, Life::Kill, events),
             Action::StartProbation(process) => self.start_probation(process),
             Action::StartBackoff { slot, delay } => {
-                let text = format!("the next attempt is in {}", humantime::format_duration(delay));
+                let text = format!(
+                    "the next attempt is in {}",
+                    humantime::format_duration(delay)
+                );
                 self.note(None, EventKind::BackingOff, &text);
                 let timer = self.timer(delay, ServiceInput::BackoffOver(slot));
                 self.backoffs.insert(slot, timer);
             }
             Action::Begun { from, to } => self.begun(from, to),
             Action::WaitingForRoom => {
-                let text = "waiting for a former generation to end: as many drain as most_draining allows";
+                let text =
+                    "waiting for a former generation to end: as many drain as most_draining allows";
                 self.note(None, EventKind::Waiting, text);
             }
             Action::Finished(finish) => self.finished(finish),
@@ -211,13 +230,19 @@ impl Runner {
             }
             Action::Stopped => {
                 self.stopped = true;
-                self.note(None, EventKind::Stopped, "nothing of the service runs any more");
+                self.note(
+                    None,
+                    EventKind::Stopped,
+                    "nothing of the service runs any more",
+                );
             }
         }
     }
 
     fn note(&self, generation: Option<u64>, kind: EventKind, text: &str) {
-        self.context.history.note(&self.service.name, generation, kind, text);
+        self.context
+            .history
+            .note(&self.service.name, generation, kind, text);
     }
 
     fn timer(&self, delay: std::time::Duration, input: ServiceInput) -> Timer {
@@ -269,7 +294,10 @@ impl Runner {
 
     /// The highest generation that serves.
     pub(crate) fn serving_generation(&self) -> Option<u64> {
-        let serving = self.processes.values().filter(|process| process.phase == Phase::Serving);
+        let serving = self
+            .processes
+            .values()
+            .filter(|process| process.phase == Phase::Serving);
         serving.map(|process| process.generation).max()
     }
 }

@@ -17,9 +17,7 @@ use tokio::sync::{Semaphore, broadcast, oneshot};
 use super::history::History;
 use super::input::{Asked, Awaited, Input, Inputs};
 use super::timer::Timer;
-use crate::control::protocol::{
-    Event, Fault, LONGEST_REQUEST_BYTES, Refusal, Reply, Request,
-};
+use crate::control::protocol::{Event, Fault, LONGEST_REQUEST_BYTES, Refusal, Reply, Request};
 
 /// So many clients are answered at once.
 const MOST_CLIENTS: usize = 64;
@@ -54,9 +52,16 @@ impl Server {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let places = Arc::new(Semaphore::new(MOST_CLIENTS));
-        let accepting =
-            accept(listener, inputs.clone(), history.clone(), Arc::clone(&places));
-        Ok(Self { accepting: Timer::task(accepting), places })
+        let accepting = accept(
+            listener,
+            inputs.clone(),
+            history.clone(),
+            Arc::clone(&places),
+        );
+        Ok(Self {
+            accepting: Timer::task(accepting),
+            places,
+        })
     }
 
     /// Accepts nobody any more and lets those that are being answered read what is left, for a
@@ -84,7 +89,10 @@ async fn accept(
                 continue;
             }
         };
-        let client = Client { stream: BufReader::new(stream), inputs: inputs.clone() };
+        let client = Client {
+            stream: BufReader::new(stream),
+            inputs: inputs.clone(),
+        };
         let history = history.clone();
         match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => drop(tokio::spawn(async move {
@@ -109,7 +117,9 @@ impl Client {
         let peer = self.stream.get_ref().peer_cred()?.uid();
         if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
             tracing::warn!("a request of user {peer} was refused");
-            return self.refuse(Fault::State, "this supervisor belongs to another user").await;
+            return self
+                .refuse(Fault::State, "this supervisor belongs to another user")
+                .await;
         }
         let request = match self.request().await? {
             Ok(request) => request,
@@ -168,7 +178,9 @@ impl Client {
             )));
         }
         Ok(serde_json::from_slice(&line).map_err(|error| {
-            format!("the request is not understood ({error}); are client and supervisor of one version?")
+            format!(
+                "the request is not understood ({error}); are client and supervisor of one version?"
+            )
         }))
     }
 
@@ -227,11 +239,18 @@ impl Client {
     }
 
     async fn ask(&self, asked: Asked) -> io::Result<()> {
-        self.inputs.send(Input::Asked(asked)).await.map_err(|_| ended())
+        self.inputs
+            .send(Input::Asked(asked))
+            .await
+            .map_err(|_| ended())
     }
 
     async fn refuse(&mut self, fault: Fault, reason: &str) -> io::Result<()> {
-        self.tell(&Reply::Refused(Refusal { fault, reason: reason.to_owned() })).await
+        self.tell(&Reply::Refused(Refusal {
+            fault,
+            reason: reason.to_owned(),
+        }))
+        .await
     }
 
     async fn tell(&mut self, reply: &Reply) -> io::Result<()> {

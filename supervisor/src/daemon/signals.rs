@@ -28,7 +28,9 @@ pub(crate) fn take() -> io::Result<SignalsInfo<WithOrigin>> {
 pub(crate) async fn forward(mut signals: SignalsInfo<WithOrigin>, inputs: Inputs) {
     while let Some(origin) = signals.next().await {
         let signal = match origin.signal {
-            SIGHUP => Signal::Reload { sender: origin.process.map(|process| process.pid) },
+            SIGHUP => Signal::Reload {
+                sender: origin.process.map(|process| process.pid),
+            },
             SIGTERM | SIGINT => Signal::Stop,
             SIGUSR1 => Signal::Reopen,
             SIGUSR2 => Signal::Upgrade,

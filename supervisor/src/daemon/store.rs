@@ -44,7 +44,11 @@ impl Store {
     ) -> usize {
         let mut refused = 0;
         for fd in fds {
-            if self.stored.iter().any(|old| same_description(old.fd.as_fd(), fd.as_fd())) {
+            if self
+                .stored
+                .iter()
+                .any(|old| same_description(old.fd.as_fd(), fd.as_fd()))
+            {
                 continue;
             }
             if self.stored.len() == MOST {
@@ -54,7 +58,12 @@ impl Store {
             self.last_key += 1;
             let key = self.last_key;
             let watch = poll.then(|| watch(inputs, service, key, &fd)).flatten();
-            self.stored.push(Stored { key, name: name.to_owned(), fd, _watch: watch });
+            self.stored.push(Stored {
+                key,
+                name: name.to_owned(),
+                fd,
+                _watch: watch,
+            });
         }
         refused
     }
@@ -73,7 +82,9 @@ impl Store {
 
     /// Names and descriptors, in the order they were stored.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
-        self.stored.iter().map(|stored| (stored.name.as_str(), stored.fd.as_fd()))
+        self.stored
+            .iter()
+            .map(|stored| (stored.name.as_str(), stored.fd.as_fd()))
     }
 }
 
@@ -81,7 +92,7 @@ impl Store {
 /// reports one.
 fn watch(inputs: &Inputs, service: &str, key: u64, fd: &OwnedFd) -> Option<Timer> {
     let duplicate = fd.try_clone().ok()?;
-    let fd = crate::sys::watch(duplicate, Interest::ERROR).ok()?;
+    let fd = crate::sys::watch(duplicate, Interest::READABLE).ok()?;
     let inputs = inputs.clone();
     let service = service.to_owned();
     Some(Timer::task(async move {
@@ -96,11 +107,14 @@ fn watch(inputs: &Inputs, service: &str, key: u64, fd: &OwnedFd) -> Option<Timer
 async fn closed(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     loop {
-        let mut ready = fd.ready(Interest::ERROR).await?;
+        let mut ready = fd.ready(Interest::READABLE).await?;
         let mut polled = [PollFd::new(fd.get_ref().as_fd(), PollFlags::empty())];
         poll(&mut polled, PollTimeout::ZERO)?;
         let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
-        if polled[0].revents().is_some_and(|events| events.intersects(gone)) {
+        if polled[0]
+            .revents()
+            .is_some_and(|events| events.intersects(gone))
+        {
             return Ok(());
         }
         ready.clear_ready();
@@ -135,8 +149,9 @@ mod tests {
     async fn there_is_a_limit() {
         let (inputs, _queue) = tokio::sync::mpsc::channel(8);
         let mut store = Store::default();
-        let files: Vec<OwnedFd> =
-            (0..MOST + 2).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect();
+        let files: Vec<OwnedFd> = (0..MOST + 2)
+            .map(|_| std::fs::File::open("/dev/null").unwrap().into())
+            .collect();
         assert_eq!(store.keep(&inputs, "shop", "a", false, files), 2);
         assert_eq!(store.iter().count(), MOST);
     }
@@ -150,7 +165,9 @@ mod tests {
         store.keep(&inputs, "shop", "c", true, vec![here.into()]);
         store.keep(&inputs, "shop", "d", false, vec![kept.into()]);
         drop((there, kept_there));
-        let input = tokio::time::timeout(Duration::from_secs(10), queue.recv()).await.unwrap();
+        let input = tokio::time::timeout(Duration::from_secs(10), queue.recv())
+            .await
+            .unwrap();
         let Some(Input::Service(_, ServiceInput::StoredClosed(key))) = input else {
             panic!("{input:?}")
         };

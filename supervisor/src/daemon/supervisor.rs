@@ -19,9 +19,9 @@ use super::history::History;
 use super::input::{Asked, Awaited, Input, QUEUE, ServiceInput, Signal};
 use super::listeners::Inherited;
 use super::runner::{Context, Runner, Waiter, What};
+use super::server::Server;
 use super::systemd::Systemd;
 use super::timer::Timer;
-use super::server::Server;
 use super::{inspect, signals};
 use crate::cli::exit;
 use crate::config::file::{self, Configuration};
@@ -44,7 +44,9 @@ pub(crate) struct Start {
 /// Runs a supervisor to its end.
 pub(crate) fn run(start: Start) -> ExitCode {
     let prepared = Prepared::make(&start);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     match (prepared, runtime) {
         (Ok(prepared), Ok(runtime)) => runtime.block_on(supervise(start, prepared)),
         (Err(error), _) => {
@@ -78,17 +80,26 @@ impl Prepared {
                 start.configuration.name
             ),
             _other => {
-                format!("cannot bind the control socket {}: {error}", start.control.display())
+                format!(
+                    "cannot bind the control socket {}: {error}",
+                    start.control.display()
+                )
             }
         })?;
-        Ok(Self { control, inherited, open_files: raise_open_files() })
+        Ok(Self {
+            control,
+            inherited,
+            open_files: raise_open_files(),
+        })
     }
 }
 
 /// A supervisor holds descriptors for every generation; it takes what it may, and hands its
 /// programs the limits it was started with.
 fn raise_open_files() -> (u64, u64) {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return (1024, 4096) };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return (1024, 4096);
+    };
     if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         tracing::warn!("the limit on open files stays at {soft}: {errno}");
     }
@@ -129,6 +140,7 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
         removed: Vec::new(),
         stage: Stage::Starting,
         reloading: false,
+        refused: None,
         stop_waiters: Vec::new(),
         stop_limit: None,
     };
@@ -171,6 +183,8 @@ struct Supervisor {
     stage: Stage,
     /// Whether systemd was told of a reload that is not over.
     reloading: bool,
+    /// Why the last reload by a signal was refused.
+    refused: Option<String>,
     stop_waiters: Vec<oneshot::Sender<()>>,
     stop_limit: Option<Timer>,
 }
@@ -194,7 +208,10 @@ impl Supervisor {
 
     /// A supervisor of one service gives it every socket systemd passed.
     fn give_unclaimed(&self, configuration: &mut Configuration) {
-        let specs = configuration.services.values().flat_map(|service| &service.listen);
+        let specs = configuration
+            .services
+            .values()
+            .flat_map(|service| &service.listen);
         let unclaimed = self.context.inherited.unclaimed(specs);
         if unclaimed.is_empty() {
             return;
@@ -207,8 +224,11 @@ impl Supervisor {
             return;
         }
         for service in configuration.services.values_mut() {
-            let taken: Vec<String> =
-                service.listen.iter().map(|listen| listen.name.clone()).collect();
+            let taken: Vec<String> = service
+                .listen
+                .iter()
+                .map(|listen| listen.name.clone())
+                .collect();
             let free = unclaimed.iter().filter(|name| !taken.contains(name));
             service.listen.extend(free.map(|name| ListenSpec {
                 name: name.clone(),
@@ -221,7 +241,10 @@ impl Supervisor {
     fn answer(&mut self, input: Input) {
         match input {
             Input::Signal(Signal::Reload { sender }) => {
-                tracing::info!("told to reload by a signal of process {}", sender.unwrap_or(0));
+                tracing::info!(
+                    "told to reload by a signal of process {}",
+                    sender.unwrap_or(0)
+                );
                 self.reload_by_signal();
             }
             Input::Signal(Signal::Stop) => match self.stage {
@@ -259,7 +282,8 @@ impl Supervisor {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
                 Ok(status) => {
                     if let Some(pid) = status.pid() {
-                        self.runners().any(|runner| runner.child_ended(pid, &status));
+                        self.runners()
+                            .any(|runner| runner.child_ended(pid, &status));
                     }
                 }
                 Err(Errno::EINTR) => {}
@@ -303,23 +327,37 @@ impl Supervisor {
     }
 
     fn handover(&mut self, request: Request) -> Result<Vec<Awaited>, Refusal> {
-        let state = |reason: String| Refusal { fault: Fault::State, reason };
+        let state = |reason: String| Refusal {
+            fault: Fault::State,
+            reason,
+        };
         match request {
-            Request::Reload { service, dry_run, program, until_proven } => {
+            Request::Reload {
+                service,
+                dry_run,
+                program,
+                until_proven,
+            } => {
                 let read = self.read_configuration(service.as_deref())?;
                 if program.is_some() && service.is_none() && self.services.len() != 1 {
                     let names: Vec<&str> = self.services.keys().map(String::as_str).collect();
                     return Err(Refusal {
                         fault: Fault::Usage,
-                        reason: format!("say which service the program is for: {}", names.join(", ")),
+                        reason: format!(
+                            "say which service the program is for: {}",
+                            names.join(", ")
+                        ),
                     });
                 }
                 let what = if dry_run { What::DryRun } else { What::Reload };
-                self.spread(what, read, service.as_deref(), program, until_proven).map_err(state)
+                self.spread(what, read, service.as_deref(), program, until_proven)
+                    .map_err(state)
             }
             Request::Rollback { service } => {
                 let name = self.one_service(service.as_deref())?;
-                self.request(&name, What::Rollback, None, None, false).map_err(state).map(|one| vec![one])
+                self.request(&name, What::Rollback, None, None, false)
+                    .map_err(state)
+                    .map(|one| vec![one])
             }
             Request::Status | Request::Events { .. } | Request::Stop { .. } => {
                 Err(state("this is not a handover".to_owned()))
@@ -329,12 +367,16 @@ impl Supervisor {
 
     fn one_service(&self, name: Option<&str>) -> Result<String, Refusal> {
         let names: Vec<&str> = self.services.keys().map(String::as_str).collect();
-        let usage = |reason| Refusal { fault: Fault::Usage, reason };
+        let usage = |reason| Refusal {
+            fault: Fault::Usage,
+            reason,
+        };
         match (name, &names[..]) {
             (Some(name), _) if names.contains(&name) => Ok(name.to_owned()),
-            (Some(name), _) => {
-                Err(usage(format!("there is no service {name}; there are: {}", names.join(", "))))
-            }
+            (Some(name), _) => Err(usage(format!(
+                "there is no service {name}; there are: {}",
+                names.join(", ")
+            ))),
             (None, [only]) => Ok((*only).to_owned()),
             (None, _) => Err(usage(format!("say which service: {}", names.join(", ")))),
         }
@@ -342,7 +384,10 @@ impl Supervisor {
 
     /// The configuration as it stands now; none if the command line was all there was.
     fn read_configuration(&self, service: Option<&str>) -> Result<Option<Configuration>, Refusal> {
-        let usage = |reason: String| Refusal { fault: Fault::Usage, reason };
+        let usage = |reason: String| Refusal {
+            fault: Fault::Usage,
+            reason,
+        };
         let mut read = match &self.file {
             Some(file) => file::read(file).map_err(|error| usage(error.to_string()))?,
             None => {
@@ -358,7 +403,10 @@ impl Supervisor {
             return Err(usage(format!("the configuration has no service {name}")));
         }
         if read.name != self.name {
-            tracing::warn!("the supervisor goes on as {}; its name does not change", self.name);
+            tracing::warn!(
+                "the supervisor goes on as {}; its name does not change",
+                self.name
+            );
         }
         self.give_unclaimed(&mut read);
         Ok(Some(read))
@@ -379,11 +427,15 @@ impl Supervisor {
             return Err("the supervisor is being stopped".to_owned());
         }
         let Some(read) = read else {
-            let names: Vec<String> =
-                self.services.keys().filter(|name| meant(name)).cloned().collect();
-            let each = names.iter().map(|name| {
-                self.request(name, what, None, program.clone(), until_proven)
-            });
+            let names: Vec<String> = self
+                .services
+                .keys()
+                .filter(|name| meant(name))
+                .cloned()
+                .collect();
+            let each = names
+                .iter()
+                .map(|name| self.request(name, what, None, program.clone(), until_proven));
             return each.collect();
         };
         let mut awaited = Vec::new();
@@ -412,7 +464,9 @@ impl Supervisor {
                     continue;
                 }
                 if self.removed.iter().any(|runner| runner.name() == name) {
-                    return Err(format!("service {name} is still ending; try again when it has"));
+                    return Err(format!(
+                        "service {name} is still ending; try again when it has"
+                    ));
                 }
                 let runner = Runner::new(self.context.clone(), service.clone())
                     .map_err(|error| format!("service {name}: {error}"))?;
@@ -437,15 +491,24 @@ impl Supervisor {
             return Err(format!("there is no service {name}"));
         };
         let (answer, report) = oneshot::channel();
-        let waiter = Some(Waiter { answer, until_proven });
-        runner.request(what, service, program, waiter).map_err(|declined| declined.to_string())?;
+        let waiter = Some(Waiter {
+            answer,
+            until_proven,
+        });
+        runner
+            .request(what, service, program, waiter)
+            .map_err(|declined| declined.to_string())?;
         if what != What::DryRun {
             self.note_reload();
         }
-        Ok(Awaited { service: name.to_owned(), report })
+        Ok(Awaited {
+            service: name.to_owned(),
+            report,
+        })
     }
 
     fn reload_by_signal(&mut self) {
+        self.refused = None;
         let spread = self
             .read_configuration(None)
             .map_err(|refusal| refusal.reason)
@@ -455,13 +518,14 @@ impl Supervisor {
             Ok(awaited) => drop(awaited),
             Err(reason) => {
                 tracing::error!("the reload was refused, nothing has changed: {reason}");
-                self.systemd.status(&format!("reload refused: {reason}"));
+                self.refused = Some(reason);
+                self.note_reload();
             }
         }
     }
 
     fn note_reload(&mut self) {
-        if self.stage == Stage::Running && !self.reloading {
+        if self.stage == Stage::Running {
             self.reloading = true;
             self.systemd.reloading("a new generation is being started");
         }
@@ -496,14 +560,14 @@ impl Supervisor {
     /// this is the end.
     fn settle(&mut self) -> Option<ExitCode> {
         self.removed.retain(|runner| !runner.is_stopped());
-        match self.stage {
-            Stage::Starting => {
-                let known: Option<Vec<bool>> =
-                    self.services.values().map(Runner::came_up).collect();
-                if let Some(came_up) = known {
-                    self.started(&came_up);
-                }
+        if self.stage == Stage::Starting {
+            let known: Option<Vec<bool>> = self.services.values().map(Runner::came_up).collect();
+            if let Some(came_up) = known {
+                self.started(&came_up);
             }
+        }
+        match self.stage {
+            Stage::Starting => {}
             Stage::Running => {
                 if self.reloading && !self.services.values().any(Runner::is_busy) {
                     self.reloading = false;
@@ -512,7 +576,12 @@ impl Supervisor {
                 }
             }
             Stage::Stopping | Stage::GivingUp => {
-                if self.services.values().chain(&self.removed).all(Runner::is_stopped) {
+                if self
+                    .services
+                    .values()
+                    .chain(&self.removed)
+                    .all(Runner::is_stopped)
+                {
                     return Some(self.end());
                 }
             }
@@ -558,13 +627,25 @@ impl Supervisor {
     }
 
     fn summary(&self) -> String {
-        let each = self.services.iter().map(|(name, runner)| match runner.serving_generation() {
-            Some(generation) => format!("{name}: generation {generation} serves"),
-            None => format!("{name}: {}", runner.state_word()),
-        });
+        let each = self
+            .services
+            .iter()
+            .map(|(name, runner)| match runner.serving_generation() {
+                Some(generation) => format!("{name}: generation {generation} serves"),
+                None => format!("{name}: {}", runner.state_word()),
+            });
         let mut text = each.collect::<Vec<_>>().join(", ");
         if text.len() > 200 {
             text = format!("{} services", self.services.len());
+        }
+        let failures = self.services.values().filter_map(Runner::last_failure);
+        let reasons = self
+            .refused
+            .iter()
+            .map(String::as_str)
+            .chain(failures.map(|(why, _)| why));
+        if let Some(reason) = reasons.into_iter().next() {
+            text.push_str(&format!("; the last reload failed: {reason}"));
         }
         text
     }
@@ -575,7 +656,12 @@ impl Supervisor {
             pid: std::process::id().cast_signed(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             supervisor_generation: 1,
-            services: self.services.values().chain(&self.removed).map(Runner::status).collect(),
+            services: self
+                .services
+                .values()
+                .chain(&self.removed)
+                .map(Runner::status)
+                .collect(),
         }
     }
 }

@@ -40,11 +40,16 @@ impl Systemd {
     /// Everything that could be started has been; or a reload is over.
     pub(crate) fn ready(&mut self, status: &str) {
         let pid = std::process::id();
-        tell(&[NotifyState::Ready, NotifyState::MainPid(pid), NotifyState::Status(status)]);
+        tell(&[
+            NotifyState::Ready,
+            NotifyState::MainPid(pid),
+            NotifyState::Status(status),
+        ]);
         self.set_busy(false);
     }
 
-    /// A reload has begun.
+    /// A reload was asked for. Said for each request, also while another runs: systemd waits for one
+    /// that is later than its own.
     pub(crate) fn reloading(&mut self, status: &str) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status(status)]),
@@ -63,13 +68,8 @@ impl Systemd {
     pub(crate) fn set_busy(&mut self, busy: bool) {
         if self.busy != busy {
             self.busy = busy;
-            self.schedule();
+            self.heartbeat();
         }
-    }
-
-    /// The state of things, for `systemctl status`.
-    pub(crate) fn status(&self, status: &str) {
-        tell(&[NotifyState::Status(status)]);
     }
 
     /// It is time to ask for more time, or to say that we are alive.
@@ -92,8 +92,7 @@ impl Systemd {
             (None, true) => Some(EXTEND_EVERY),
             (None, false) => None,
         };
-        self.heartbeat =
-            every.map(|every| Timer::start(&self.inputs, every, Input::Heartbeat));
+        self.heartbeat = every.map(|every| Timer::start(&self.inputs, every, Input::Heartbeat));
     }
 }
 

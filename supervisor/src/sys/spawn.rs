@@ -78,7 +78,8 @@ impl Environment {
     /// Adds a variable whose value is the child's pid.
     pub(crate) fn set_to_pid(&mut self, name: &str) {
         self.pids.push((self.entries.len(), name.len() + 1));
-        self.entries.push([name.as_bytes(), b"=", &[0; PID_ROOM]].concat());
+        self.entries
+            .push([name.as_bytes(), b"=", &[0; PID_ROOM]].concat());
     }
 }
 
@@ -124,7 +125,10 @@ impl Stage {
 ///
 /// [`Failure`]; no process is left then.
 pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
-    let in_fork = |errno: nix::Error| Failure { stage: Stage::Fork, errno: errno as i32 };
+    let in_fork = |errno: nix::Error| Failure {
+        stage: Stage::Fork,
+        errno: errno as i32,
+    };
     // The child moves descriptors to fixed numbers; its sources must lie above all of them.
     let first_free = FIRST_FD + RawFd::try_from(command.inherited.len()).unwrap_or(RawFd::MAX);
     let raise = |fd: BorrowedFd<'_>| -> Result<OwnedFd, Failure> {
@@ -140,20 +144,32 @@ pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
         Program::Script(file) => Program::Script(raise(file.as_fd())?),
         path @ Program::Path(_) => path,
     };
-    let (news, to_news) = pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
-    let to_news = raise(to_news.as_fd())?;
+    let (news, low) = pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
+    let to_news = raise(low.as_fd())?;
+    drop(low);
 
-    let mut arguments: Vec<*const libc::c_char> =
-        command.arguments.iter().map(|argument| argument.as_ptr()).collect();
+    let mut arguments: Vec<*const libc::c_char> = command
+        .arguments
+        .iter()
+        .map(|argument| argument.as_ptr())
+        .collect();
     arguments.push(std::ptr::null());
-    let mut environment: Vec<*mut libc::c_char> =
-        command.environment.entries.iter_mut().map(|entry| entry.as_mut_ptr().cast()).collect();
+    let mut environment: Vec<*mut libc::c_char> = command
+        .environment
+        .entries
+        .iter_mut()
+        .map(|entry| entry.as_mut_ptr().cast())
+        .collect();
     environment.push(std::ptr::null_mut());
 
     // A signal between fork and exec would run the supervisor's handlers in the child.
     let mut before = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
-        .map_err(in_fork)?;
+    sigprocmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )
+    .map_err(in_fork)?;
     // SAFETY: the child calls nothing but `become_program`, which keeps to async-signal-safe calls.
     let forked = unsafe { libc::fork() };
     if forked == 0 {
@@ -178,7 +194,10 @@ pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
             let _gone_already = nix::sys::signal::kill(child, nix::sys::signal::SIGKILL);
             reap(child);
             let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
-            Err(Failure { stage: Stage::Execute, errno })
+            Err(Failure {
+                stage: Stage::Execute,
+                errno,
+            })
         }
     }
 }
@@ -201,7 +220,10 @@ fn read_news(news: &OwnedFd) -> io::Result<Option<Failure>> {
             Ok(_) => {
                 let [stage, errno @ ..] = bytes;
                 let errno = i32::from_ne_bytes(errno);
-                Ok(Some(Failure { stage: Stage::from_byte(stage), errno }))
+                Ok(Some(Failure {
+                    stage: Stage::from_byte(stage),
+                    errno,
+                }))
             }
             Err(nix::Error::EINTR) => continue,
             Err(errno) => Err(errno.into()),
@@ -260,7 +282,10 @@ unsafe fn become_program(
             libc::CLOSE_RANGE_CLOEXEC,
         );
         let (soft, hard) = command.open_files;
-        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        let limit = libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: hard,
+        };
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         if let Some(identity) = &command.identity
             && (libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) != 0
@@ -281,7 +306,11 @@ unsafe fn become_program(
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         match &command.program {
             Program::Path(path) => {
-                libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr().cast());
+                libc::execve(
+                    path.as_ptr(),
+                    arguments.as_ptr(),
+                    environment.as_ptr().cast(),
+                );
             }
             Program::File(file) | Program::Script(file) => {
                 if let Program::Script(_) = command.program {

@@ -59,7 +59,9 @@ pub(crate) enum Declined {
     Stopping,
     #[error("{MOST_WAITING} handovers of it are waiting already; wait for one to end")]
     TooMany,
-    #[error("there is no proven program other than the one that serves, so nothing to roll back to")]
+    #[error(
+        "there is no proven program other than the one that serves, so nothing to roll back to"
+    )]
     NothingProven,
 }
 
@@ -78,7 +80,10 @@ impl Job {
 
     /// A report of a handover that did not come to begin.
     pub(super) fn report(&self, service: &Service, reason: &str) -> Report {
-        Report { total_ms: milliseconds(self.asked.elapsed()), ..unbegun(service, reason) }
+        Report {
+            total_ms: milliseconds(self.asked.elapsed()),
+            ..unbegun(service, reason)
+        }
     }
 }
 
@@ -123,8 +128,8 @@ impl Runner {
         match self.jobs.back_mut() {
             // Requests while a handover runs become one more handover: never none, never many.
             Some(last) if last.takes(what) => {
-                last.service = service.or(last.service.take());
-                last.command = command.or(last.command.take());
+                last.service = service.or_else(|| last.service.take());
+                last.command = command.or_else(|| last.command.take());
                 last.waiters.extend(waiter);
             }
             Some(_) | None if full => return Err(Declined::TooMany),
@@ -150,7 +155,9 @@ impl Runner {
         if self.machine.is_handing_over() || self.looking_up.is_some() || self.active.is_some() {
             return;
         }
-        let Some(job) = self.jobs.pop_front() else { return };
+        let Some(job) = self.jobs.pop_front() else {
+            return;
+        };
         if job.what == What::Rollback {
             match self.machine.rollback_target() {
                 Some(plan) => self.begin_rollback(job, plan),
@@ -180,7 +187,9 @@ impl Runner {
     }
 
     pub(super) fn looked_up(&mut self, result: Result<Plan, Unusable>) {
-        let Some((job, _)) = self.looking_up.take() else { return };
+        let Some((job, _)) = self.looking_up.take() else {
+            return;
+        };
         let plan = match result {
             Ok(plan) => plan,
             Err(unusable) => return self.fail(job, &unusable.to_string()),
@@ -205,7 +214,13 @@ impl Runner {
         };
         let plan = self.keep(plan);
         let policy = policy(&service);
-        self.active = Some(Active { job, plan, service, listeners, first_retired: None });
+        self.active = Some(Active {
+            job,
+            plan,
+            service,
+            listeners,
+            first_retired: None,
+        });
         self.drive(Event::Handover(machine::Job { kind, plan, policy }));
     }
 
@@ -216,8 +231,18 @@ impl Runner {
         }
         let policy = policy(&service);
         let listeners = self.listeners.clone();
-        self.active = Some(Active { job, plan, service, listeners, first_retired: None });
-        self.drive(Event::Handover(machine::Job { kind: Kind::Rollback, plan, policy }));
+        self.active = Some(Active {
+            job,
+            plan,
+            service,
+            listeners,
+            first_retired: None,
+        });
+        self.drive(Event::Handover(machine::Job {
+            kind: Kind::Rollback,
+            plan,
+            policy,
+        }));
     }
 
     fn keep(&mut self, plan: Plan) -> PlanId {
@@ -266,7 +291,9 @@ impl Runner {
             Outcome::RolledBack { restored, .. } => {
                 if !restored {
                     let why = reason.unwrap_or_default();
-                    reason = Some(format!("{why}; and the program before it did not come up either, it is tried again"));
+                    reason = Some(format!(
+                        "{why}; and the program before it did not come up either, it is tried again"
+                    ));
                 }
                 Told::RolledBack
             }
@@ -274,9 +301,15 @@ impl Runner {
         let now: Instant = Instant::now();
         let asked: Instant = active.as_ref().map_or(now, |active| active.job.asked);
         let paused = active.as_ref().and_then(|active| {
-            active.first_retired.filter(|_| is_sequential(&active.service))
+            active
+                .first_retired
+                .filter(|_| is_sequential(&active.service))
         });
-        let strategy = strategy_word(active.as_ref().map_or(&self.service, |active| &active.service));
+        let strategy = strategy_word(
+            active
+                .as_ref()
+                .map_or(&self.service, |active| &active.service),
+        );
         let report = Report {
             service: self.service.name.clone(),
             from: finish.from,
@@ -295,30 +328,47 @@ impl Runner {
         if told != Told::Rehearsed && !active.as_ref().is_some_and(|a| a.job.what == What::DryRun) {
             self.last_handover = Some(report.clone());
         }
-        let Some(active) = active else { return self.probation_failed(&report) };
+        let Some(active) = active else {
+            return self.probation_failed(&report);
+        };
         if told == Told::Committed {
-            self.take_on(active.service, active.job.command.is_some(), active.listeners);
+            self.take_on(
+                active.service,
+                active.job.command.is_some(),
+                active.listeners,
+            );
         }
         self.answer(active.job, active.plan, report);
     }
 
     /// What a handover prepared comes into force.
     fn take_on(&mut self, service: Service, commanded: bool, listeners: Set) {
-        if commanded || (self.command.is_some() && self.command.as_ref() != Some(&service.command)) {
+        if commanded || (self.command.is_some() && self.command.as_ref() != Some(&service.command))
+        {
             self.command = Some(service.command.clone());
         }
         for listener in &listeners {
             if let Err(error) = listener.apply_options() {
-                let text = format!("{}: its options could not be changed: {error}", listener.spec);
+                let text = format!(
+                    "{}: its options could not be changed: {error}",
+                    listener.spec
+                );
                 self.note(None, EventKind::Listener, &text);
             }
         }
         let holds = |set: &Set, inode| set.iter().any(|listener| listener.inode == inode);
-        for new in listeners.iter().filter(|new| !holds(&self.listeners, new.inode)) {
+        for new in listeners
+            .iter()
+            .filter(|new| !holds(&self.listeners, new.inode))
+        {
             let text = format!("{} listens on {}", new.spec.name, new.bound);
             self.note(None, EventKind::Listener, &text);
         }
-        for old in self.listeners.iter().filter(|old| !holds(&listeners, old.inode)) {
+        for old in self
+            .listeners
+            .iter()
+            .filter(|old| !holds(&listeners, old.inode))
+        {
             let text = format!("{} no longer listens on {}", old.spec.name, old.bound);
             self.note(None, EventKind::Listener, &text);
         }
@@ -327,20 +377,25 @@ impl Runner {
     }
 
     fn tell_end(&self, report: &Report) {
-        let Report { from, to, total_ms, .. } = report;
+        let Report {
+            from, to, total_ms, ..
+        } = report;
         let why = report.reason.as_deref().unwrap_or("no reason is known");
         let (kind, text) = match report.outcome {
             Told::Committed => (
                 EventKind::Committed,
                 format!("generation {to} has taken over, {total_ms:.1} ms after it was asked for"),
             ),
-            Told::Rehearsed => {
-                (EventKind::Rehearsed, format!("generation {to} became ready and is let go again"))
-            }
+            Told::Rehearsed => (
+                EventKind::Rehearsed,
+                format!("generation {to} became ready and is let go again"),
+            ),
             Told::Aborted => (EventKind::Aborted, format!("the handover failed: {why}")),
             Told::RolledBack => (
                 EventKind::RolledBack,
-                format!("generation {to} was undone, the program of generation {from} is back: {why}"),
+                format!(
+                    "generation {to} was undone, the program of generation {from} is back: {why}"
+                ),
             ),
         };
         self.note(Some(*to), kind, &text);
@@ -358,7 +413,11 @@ impl Runner {
         for waiter in job.waiters {
             if waiter.until_proven && report.outcome == Told::Committed && !proven {
                 let report = report.clone();
-                self.proving.push(Proving { plan, report, answer: waiter.answer });
+                self.proving.push(Proving {
+                    plan,
+                    report,
+                    answer: waiter.answer,
+                });
             } else {
                 // The client may have gone.
                 let _gone = waiter.answer.send(report.clone());

@@ -23,11 +23,11 @@ use crate::core::service::{Event, Generation, PlanId, ProcessId};
 use crate::daemon::family::Family;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
 use crate::daemon::notify_socket::NotifySocket;
+use crate::daemon::output;
 use crate::daemon::plan;
 use crate::daemon::process::{self, Deadlines, Process};
 use crate::daemon::readiness::{self, Seen};
 use crate::daemon::timer::Timer;
-use crate::daemon::output;
 
 /// What a process that never served, or left others behind, gets to end; its drain timeout if that
 /// is shorter.
@@ -104,7 +104,9 @@ impl Runner {
         match self.try_to_execute(id) {
             Ok(()) => self.look_for_readiness(id),
             Err(error) => {
-                let Some(process) = self.processes.get_mut(&id) else { return };
+                let Some(process) = self.processes.get_mut(&id) else {
+                    return;
+                };
                 if error.passing && process.asked.elapsed() < BUSY_LIMIT {
                     let input = ServiceInput::Process(id, ProcessInput::TryAgain);
                     let again = self.timer(TRY_AGAIN_EVERY, input);
@@ -120,7 +122,9 @@ impl Runner {
     }
 
     fn try_to_execute(&mut self, id: ProcessId) -> Result<(), plan::Unusable> {
-        let Some(process) = self.processes.get(&id) else { return Ok(()) };
+        let Some(process) = self.processes.get(&id) else {
+            return Ok(());
+        };
         let (plan, generation) = (Rc::clone(&process.plan), process.generation);
         let listeners = self.listeners_for(process.plan_id);
         let system = |error| plan.explain_system(&error);
@@ -130,10 +134,20 @@ impl Runner {
         let (output, standard) = output::capture(name, generation).map_err(system)?;
         let open_files = self.context.open_files;
         let pid = process::start(
-            &plan, generation, &listeners, &self.store, &notify, standard, open_files,
+            &plan,
+            generation,
+            &listeners,
+            &self.store,
+            &notify,
+            standard,
+            open_files,
         )?;
-        let family =
-            Family { main: pid, main_is_reaped: false, service: name.clone(), generation };
+        let family = Family {
+            main: pid,
+            main_is_reaped: false,
+            service: name.clone(),
+            generation,
+        };
         if let Some(process) = self.processes.get_mut(&id) {
             process.since = SystemTime::now();
             process.family = Some(family);
@@ -146,8 +160,12 @@ impl Runner {
     }
 
     fn look_for_readiness(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else { return };
-        let Some(family) = process.family.clone() else { return };
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        let Some(family) = process.family.clone() else {
+            return;
+        };
         let settings = process.plan.service.clone();
         let seen = |seen| ServiceInput::Process(id, ProcessInput::Seen(seen));
         let timer = match &settings.ready {
@@ -172,12 +190,17 @@ impl Runner {
     }
 
     fn start_ready_command(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else { return };
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
         let (Ready::Exec(words), Some(tested)) = (&process.plan.service.ready, process.pid())
         else {
             return;
         };
-        let command = Service { command: words.clone(), ..process.plan.service.clone() };
+        let command = Service {
+            command: words.clone(),
+            ..process.plan.service.clone()
+        };
         let generation = process.generation;
         let started = plan::look_up(&command).and_then(|command| {
             let captured = output::capture(&self.service.name, generation);
@@ -191,8 +214,13 @@ impl Runner {
                     // Its own group: it is reaped by us, so the number is still its own.
                     let _dead = nix::sys::signal::killpg(pid, Signal::SIGKILL);
                 });
-                self.ready_commands
-                    .insert(pid.as_raw(), ReadyCommand { process: id, _limit: limit });
+                self.ready_commands.insert(
+                    pid.as_raw(),
+                    ReadyCommand {
+                        process: id,
+                        _limit: limit,
+                    },
+                );
             }
             Err(error) => {
                 let text = format!("the command that tests readiness: {error}");
@@ -212,7 +240,9 @@ impl Runner {
             return true;
         }
         let ours = |process: &&mut Process| process.pid() == Some(pid);
-        let Some(process) = self.processes.values_mut().find(ours) else { return false };
+        let Some(process) = self.processes.values_mut().find(ours) else {
+            return false;
+        };
         let how = process::describe(status);
         // A reason known by now is the cause; this is its effect.
         let served = process.phase == Phase::Serving;
@@ -243,22 +273,34 @@ impl Runner {
 
     /// Some orphan was reaped: a generation may have become empty.
     pub(crate) fn check_for_empty(&mut self) {
-        let waiting = self.processes.values().filter(|process| process.output_over);
-        let empty: Vec<ProcessId> =
-            waiting.filter(|process| process.is_empty()).map(|process| process.id).collect();
+        let waiting = self
+            .processes
+            .values()
+            .filter(|process| process.output_over);
+        let empty: Vec<ProcessId> = waiting
+            .filter(|process| process.is_empty())
+            .map(|process| process.id)
+            .collect();
         for id in empty {
             self.feed(id, Life::Empty);
         }
     }
 
     fn ready_command_ended(&mut self, id: ProcessId, succeeded: bool) {
-        let Some(process) = self.processes.get(&id).filter(|p| p.phase == Phase::Starting) else {
+        let Some(process) = self
+            .processes
+            .get(&id)
+            .filter(|p| p.phase == Phase::Starting)
+        else {
             return;
         };
         if succeeded {
             self.feed(process.id, Life::Ready);
         } else {
-            let again = self.timer(COMMAND_EVERY, ServiceInput::Process(id, ProcessInput::TestAgain));
+            let again = self.timer(
+                COMMAND_EVERY,
+                ServiceInput::Process(id, ProcessInput::TestAgain),
+            );
             if let Some(process) = self.processes.get_mut(&id) {
                 process.deadlines.readiness = Some(again);
             }
@@ -275,7 +317,8 @@ impl Runner {
             }
             ProcessInput::Seen(Seen::Waiting | Seen::Alive) => self.feed(id, Life::Ready),
             ProcessInput::Seen(Seen::Deaf) => {
-                let text = "the new program has closed every listener it was given, so it cannot serve";
+                let text =
+                    "the new program has closed every listener it was given, so it cannot serve";
                 self.fail_with(id, text.to_owned());
             }
             ProcessInput::Notified(message) => self.notified(id, message),
@@ -300,7 +343,9 @@ impl Runner {
     }
 
     fn explain_lateness(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
         let limit = process.plan.service.ready_timeout;
         let missing = match &process.plan.service.ready {
             Ready::Auto => "it neither said READY=1 nor waited on a listener",
@@ -338,7 +383,9 @@ impl Runner {
 
     /// Something happened in the life of a process: carries out what the table says.
     pub(super) fn life(&mut self, id: ProcessId, event: Life, events: &mut VecDeque<Event>) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
         let before = process.phase;
         let (phase, actions) = generation::step(before, event);
         process.phase = phase;
@@ -354,8 +401,11 @@ impl Runner {
         for action in actions {
             self.live(id, event, *action, events);
         }
-        let Some(process) = self.processes.get(&id) else { return };
-        if process.family.is_none() && !matches!(phase, Phase::Starting | Phase::Gone) {
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        let leaves = before == Phase::Starting && phase != Phase::Starting;
+        if leaves && process.family.is_none() {
             // Nothing was ever executed, so nothing will be reaped.
             self.life(id, Life::Exited, events);
             self.life(id, Life::Empty, events);
@@ -371,7 +421,9 @@ impl Runner {
         action: generation::Action,
         events: &mut VecDeque<Event>,
     ) {
-        let Some(process) = self.processes.get(&id) else { return };
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
         let generation = Some(process.generation);
         let stop_signal = process.plan.service.stop_signal;
         match action {
@@ -408,13 +460,19 @@ impl Runner {
         report: generation::Report,
         events: &mut VecDeque<Event>,
     ) {
-        let Some(process) = self.processes.get(&id) else { return };
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
         let generation = Some(process.generation);
         let reason = process.reason.clone().unwrap_or_default();
         match report {
             generation::Report::Ready => {
                 let took = process.asked.elapsed().as_secs_f64() * 1e3;
-                self.note(generation, EventKind::Ready, &format!("ready after {took:.1} ms"));
+                self.note(
+                    generation,
+                    EventKind::Ready,
+                    &format!("ready after {took:.1} ms"),
+                );
                 self.came_up = Some(true);
                 self.feed_watchdog(id);
                 events.push_back(Event::Ready(id));
@@ -443,7 +501,9 @@ impl Runner {
             return;
         }
         self.came_up = Some(false);
-        let Some(failure) = self.failure_of(id) else { return };
+        let Some(failure) = self.failure_of(id) else {
+            return;
+        };
         let mut report = super::handovers::unbegun(&self.service, &failure.reason);
         report.stderr.clone_from(&failure.stderr);
         self.last_handover = Some(report);
@@ -451,27 +511,47 @@ impl Runner {
 
     /// Keeps why a process failed: a report may come when nothing of it is left.
     fn keep_failure(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else { return };
-        let stderr = process.output.as_ref().map(output::Output::last_lines).unwrap_or_default();
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        let stderr = process
+            .output
+            .as_ref()
+            .map(output::Output::last_lines)
+            .unwrap_or_default();
         let reason = process.reason.clone().unwrap_or_default();
         if self.failures.len() == KEPT_FAILURES {
             self.failures.pop_front();
         }
-        self.failures.push_back(Failure { process: id, reason, stderr });
+        self.failures.push_back(Failure {
+            process: id,
+            reason,
+            stderr,
+        });
     }
 
     /// Why a process failed.
     pub(super) fn failure_of(&self, id: ProcessId) -> Option<&Failure> {
-        self.failures.iter().rev().find(|failure| failure.process == id)
+        self.failures
+            .iter()
+            .rev()
+            .find(|failure| failure.process == id)
     }
 
     // Deadlines.
 
     fn allow_to_become_ready(&mut self, id: ProcessId, longer: Option<Duration>) {
-        let Some(process) = self.processes.get(&id) else { return };
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
         let limit = longer.unwrap_or(process.plan.service.ready_timeout.0);
         let until = Instant::now() + limit;
-        if process.deadlines.ready.as_ref().is_some_and(|(before, _)| *before >= until) {
+        if process
+            .deadlines
+            .ready
+            .as_ref()
+            .is_some_and(|(before, _)| *before >= until)
+        {
             return;
         }
         let input = ServiceInput::Process(id, ProcessInput::Life(Life::NotReadyInTime));
@@ -490,7 +570,9 @@ impl Runner {
     }
 
     pub(super) fn start_probation(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else { return };
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
         let window = process.plan.service.probation.0;
         let timer = self.timer(window, ServiceInput::Process(id, ProcessInput::Proved));
         if let Some(process) = self.processes.get_mut(&id) {
@@ -499,10 +581,18 @@ impl Runner {
     }
 
     fn feed_watchdog(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else { return };
-        let timer = process.watchdog.filter(|_| process.phase == Phase::Serving).map(|interval| {
-            self.timer(interval, ServiceInput::Process(id, ProcessInput::WatchdogOver))
-        });
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        let timer = process
+            .watchdog
+            .filter(|_| process.phase == Phase::Serving)
+            .map(|interval| {
+                self.timer(
+                    interval,
+                    ServiceInput::Process(id, ProcessInput::WatchdogOver),
+                )
+            });
         if let Some(process) = self.processes.get_mut(&id) {
             process.deadlines.watchdog = timer;
         }
@@ -511,13 +601,19 @@ impl Runner {
     // What it says.
 
     fn notified(&mut self, id: ProcessId, message: Received) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
         let generation = process.generation;
         let said = match notify::parse(&message.bytes) {
             Ok(said) => said,
             Err(error) => {
                 let service = &self.service.name;
-                tracing::warn!(service, generation, "a notification was passed over: {error}");
+                tracing::warn!(
+                    service,
+                    generation,
+                    "a notification was passed over: {error}"
+                );
                 return;
             }
         };
@@ -566,7 +662,11 @@ impl Runner {
     fn allow_to_drain_longer(&mut self, id: ProcessId, more: Duration) {
         let until = Instant::now() + more;
         let shorter = self.processes.get(&id).and_then(|process| {
-            process.deadlines.drain.as_ref().map(|(before, _)| *before < until)
+            process
+                .deadlines
+                .drain
+                .as_ref()
+                .map(|(before, _)| *before < until)
         });
         if shorter == Some(true) {
             self.allow_to_drain(id, more);
@@ -581,9 +681,15 @@ impl Runner {
         fds: Vec<std::os::fd::OwnedFd>,
     ) {
         let service = &self.service.name;
-        let refused = self.store.keep(&self.context.inputs, service, name, poll, fds);
+        let refused = self
+            .store
+            .keep(&self.context.inputs, service, name, poll, fds);
         if refused > 0 {
-            tracing::warn!(service, generation, "{refused} descriptors were not stored: the store is full");
+            tracing::warn!(
+                service,
+                generation,
+                "{refused} descriptors were not stored: the store is full"
+            );
         }
     }
 }

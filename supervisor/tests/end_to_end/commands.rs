@@ -1,0 +1,269 @@
+//! The commands and their exit statuses, one supervisor and several.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{HEIRLOOM, PATIENCE, Setup, built, get};
+
+#[test]
+fn a_reload_reports_its_outcome_as_text_and_as_json() {
+    let supervisor = Setup::demo().start();
+    let text = supervisor.heirloom(["reload"]);
+    assert_eq!(text.status.code(), Some(0));
+    let said = String::from_utf8(text.stdout).unwrap();
+    assert!(said.contains("generation 2 serves (before: 1"), "{said}");
+    let progress = String::from_utf8(text.stderr).unwrap();
+    assert!(
+        progress.contains("ready after") && progress.contains(" ms "),
+        "{progress}"
+    );
+    let json = supervisor.heirloom(["reload", "--json"]);
+    assert!(json.stderr.is_empty(), "{json:?}");
+    let report: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(report["from"], 2);
+    assert_eq!(report["to"], 3);
+    assert_eq!(report["outcome"], "committed");
+    assert_eq!(report["strategy"], "overlap");
+    assert!(report["reason"].is_null());
+    assert_eq!(supervisor.service()["last_handover"], report);
+    supervisor.stop();
+}
+
+#[test]
+fn a_failed_reload_says_why_and_shows_the_programs_last_words() {
+    let mut supervisor = Setup::demo().start();
+    let said = supervisor.expect(1, ["reload", "--", "sh", "-c", "echo no luck >&2; exit 7"]);
+    let last: Vec<&str> = said.lines().rev().take(2).collect();
+    assert_eq!(last[0], "  | no luck");
+    assert!(
+        last[1].contains("generation 1 serves on") && last[1].contains("status 7"),
+        "{said}"
+    );
+    assert_eq!(supervisor.serving().0, 1);
+    supervisor.settle();
+    // The command that failed is not the one from now on.
+    let report = supervisor.reload();
+    assert_eq!(report["outcome"], "committed");
+    assert!(get(supervisor.address("http"), "/version").contains("1.0.0"));
+    supervisor.stop();
+}
+
+#[test]
+fn a_new_command_holds_from_now_on_and_rollback_brings_the_old_one_back() {
+    let supervisor = Setup::demo().start();
+    let version = |wanted: &str| {
+        let answer = get(supervisor.address("http"), "/version");
+        assert!(answer.contains(wanted), "{answer}");
+    };
+    let second = built("heirloom-demo-v2");
+    supervisor.expect(0, ["reload", "--", second.to_str().unwrap()]);
+    version("2.0.0");
+    supervisor.reload();
+    version("2.0.0");
+    supervisor.expect(0, ["rollback"]);
+    version("1.0.0");
+    supervisor.reload();
+    version("1.0.0");
+    supervisor.stop();
+}
+
+#[test]
+fn there_is_nothing_to_roll_back_to_at_first() {
+    let supervisor = Setup::demo().start();
+    let said = supervisor.expect(1, ["rollback"]);
+    assert!(said.contains("nothing to roll back to"), "{said}");
+    supervisor.stop();
+}
+
+#[test]
+fn a_wait_that_is_over_leaves_the_outcome_open() {
+    let supervisor = Setup::demo().args(["--ready", "after:300ms"]).start();
+    supervisor.expect(4, ["reload", "--timeout", "50ms"]);
+    // The next one waits for the one that runs, and for its own.
+    assert_eq!(supervisor.reload()["from"], 2);
+    supervisor.stop();
+}
+
+#[test]
+fn no_supervisor_is_told_from_a_wrong_command_line() {
+    let status = |words: &[&str]| {
+        let output = Command::new(HEIRLOOM).args(words).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = status(&["reload", "--control", "/nonexistent/heirloom.sock"]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("/nonexistent/heirloom.sock"), "{said}");
+    assert_eq!(status(&["reload", "--nonsense"]).0, Some(2));
+    assert_eq!(
+        status(&["run", "--listen", "::1:80", "--", "true"]).0,
+        Some(2)
+    );
+    assert_eq!(status(&["run"]).0, Some(2));
+    assert_eq!(status(&["run", "--config", "/nonexistent.toml"]).0, Some(2));
+}
+
+#[test]
+fn a_program_that_never_comes_up_ends_the_supervisor_with_its_reason() {
+    let mut supervisor = Setup::program(["sh", "-c", "echo broken >&2; exit 3"]).spawn();
+    assert_eq!(supervisor.wait(), Some(1));
+    let log = supervisor.log();
+    assert!(
+        log.contains("status 3") && log.contains("its error output: broken"),
+        "{log}"
+    );
+    let mut supervisor = Setup::program(["/nonexistent/program"]).spawn();
+    assert_eq!(supervisor.wait(), Some(1));
+    assert!(
+        supervisor.log().contains("No such file"),
+        "{}",
+        supervisor.log()
+    );
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let mut supervisor = Setup::demo().start();
+    let (generation, pid) = supervisor.serving();
+    let second = built("heirloom-demo-v2");
+    supervisor.expect(0, ["reload", "--dry-run", "--", second.to_str().unwrap()]);
+    supervisor.settle();
+    assert_eq!(supervisor.serving(), (generation, pid));
+    assert!(get(supervisor.address("http"), "/version").contains("1.0.0"));
+    let said = supervisor.expect(1, ["reload", "--dry-run", "--", "false"]);
+    assert!(said.contains("status 1"), "{said}");
+    supervisor.settle();
+    assert_eq!(supervisor.serving(), (generation, pid));
+    assert!(supervisor.service()["last_handover"].is_null());
+    supervisor.stop();
+}
+
+#[test]
+fn a_second_supervisor_of_the_same_name_leaves_the_first_alone() {
+    let supervisor = Setup::demo().start();
+    let output = Command::new(HEIRLOOM)
+        .args([
+            "run",
+            "--control",
+            supervisor.control().to_str().unwrap(),
+            "--",
+            "sleep",
+            "60",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("running already") && said.contains("left alone"),
+        "{said}"
+    );
+    assert_eq!(supervisor.serving().0, 1);
+    get(supervisor.address("http"), "/hello");
+    supervisor.stop();
+}
+
+#[test]
+fn clients_that_stall_or_talk_nonsense_harm_nobody() {
+    let supervisor = Setup::demo().start();
+    let silent: Vec<UnixStream> = (0..20)
+        .map(|_| UnixStream::connect(supervisor.control()).unwrap())
+        .collect();
+    let mut followers: Vec<_> = (0..20).map(|_| supervisor.events()).collect();
+    let mut endless = UnixStream::connect(supervisor.control()).unwrap();
+    let flood = endless.write_all(&vec![b'x'; 200_000]);
+    drop(flood);
+    let mut nonsense = UnixStream::connect(supervisor.control()).unwrap();
+    nonsense.write_all(b"{\"command\":\"dance\"}\n").unwrap();
+    let mut answer = String::new();
+    nonsense.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::io::Read::read_to_string(&mut nonsense, &mut answer).unwrap();
+    assert!(
+        answer.contains("refused") && answer.contains("usage"),
+        "{answer}"
+    );
+    for _ in 0..3 {
+        supervisor.reload();
+    }
+    assert_eq!(supervisor.serving().0, 4);
+    followers[0].wait_for("committed");
+    drop(silent);
+    supervisor.stop();
+}
+
+#[test]
+fn several_clients_at_once_each_get_an_answer() {
+    let supervisor = Setup::demo().start();
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| supervisor.reload()))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
+    });
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer["outcome"] == "committed")
+    );
+    // Those that came while one ran share the next.
+    let (last, _) = supervisor.serving();
+    assert!((2..=9).contains(&last), "generation {last}");
+    supervisor.stop();
+}
+
+#[test]
+fn the_status_is_the_documented_json() {
+    let supervisor = Setup::demo().args(["--name", "shop"]).start();
+    let status = supervisor.status();
+    assert_eq!(status["name"], "shop");
+    assert_eq!(status["pid"], supervisor.pid().as_raw());
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["supervisor_generation"], 1);
+    let service = &status["services"][0];
+    assert_eq!(service["name"], "shop");
+    assert_eq!(service["state"], "serving");
+    assert_eq!(service["listeners"][0]["name"], "http");
+    assert_eq!(service["listeners"][0]["queued"], 0);
+    let generation = &service["generations"][0];
+    assert_eq!(generation["generation"], 1);
+    assert_eq!(generation["phase"], "serving");
+    assert!(generation["rss_bytes"].as_u64().unwrap() > 100_000);
+    assert!(generation["since"].as_str().unwrap().ends_with('Z'));
+    assert!(service["last_handover"].is_null());
+    let people = supervisor.heirloom(["status"]);
+    assert!(
+        String::from_utf8(people.stdout)
+            .unwrap()
+            .contains("generation 1")
+    );
+    supervisor.stop();
+}
+
+#[test]
+fn a_configuration_is_checked_and_printed_in_full() {
+    let setup = Setup::program([]);
+    let good = setup.write(
+        "good.toml",
+        "[service.web]\ncommand = [\"sh\"]\nlisten = [\"80\"]\n",
+    );
+    let bad = setup.write(
+        "bad.toml",
+        "[service.web]\ncommand = [\"sh\"]\nlisten = [\"x\"]\n",
+    );
+    let check = |path: &std::path::Path| Command::new(HEIRLOOM).arg("check").arg(path).output();
+    let output = check(&good).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("drain_timeout = \"30s\"") && text.contains("tcp-80=tcp:0.0.0.0:80"));
+    let output = check(&bad).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("line 3"));
+}

@@ -1,0 +1,464 @@
+//! A supervisor for one test: started in a directory of its own, watched through its events, and
+//! ended with everything it started, also when the test fails.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Nothing a test waits for takes longer on the slowest machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The supervisor's binary.
+pub const HEIRLOOM: &str = env!("CARGO_BIN_EXE_heirloom");
+
+/// A program of the workspace, built beside the supervisor.
+pub fn built(name: &str) -> PathBuf {
+    let path = Path::new(HEIRLOOM).with_file_name(name);
+    assert!(
+        path.exists(),
+        "{name} is not built; run `cargo build --workspace` first"
+    );
+    path
+}
+
+/// What a supervisor is to be started with.
+#[derive(Debug)]
+pub struct Setup {
+    directory: TempDir,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    launcher: Vec<String>,
+    program: Vec<String>,
+    listen: bool,
+}
+
+impl Setup {
+    /// A supervisor of the demo service, listening as `http` on a port of the system's choice.
+    pub fn demo() -> Self {
+        Self::program([built("heirloom-demo").to_str().unwrap()])
+    }
+
+    /// A supervisor of this program, listening as `http` on a port of the system's choice.
+    pub fn program<'a>(program: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            directory: TempDir::with_prefix("heirloom-test-").unwrap(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            launcher: Vec::new(),
+            program: program.into_iter().map(str::to_owned).collect(),
+            listen: true,
+        }
+    }
+
+    /// A supervisor of what a configuration says; `{dir}` in it is the test's directory.
+    pub fn configuration(text: &str) -> Self {
+        let mut setup = Self::program([]);
+        setup.listen = false;
+        setup.write("heirloom.toml", text);
+        let path = setup.path("heirloom.toml");
+        setup.args(["--config", path.to_str().unwrap()])
+    }
+
+    /// More arguments to `heirloom run`.
+    pub fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        self.arguments
+            .extend(arguments.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// The demo's or program's listeners are given in `args`, or there are none.
+    pub fn no_default_listener(mut self) -> Self {
+        self.listen = false;
+        self
+    }
+
+    /// A variable in the supervisor's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A command that executes the supervisor, such as `prlimit --nofile=50`.
+    pub fn launcher<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
+        self.launcher.extend(words.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// A path in the test's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file into the test's directory; `{dir}` in it is that directory.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        write(self.directory.path(), name, text)
+    }
+
+    /// Writes an executable file into the test's directory.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.write(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// Starts it and waits until every service has come up.
+    pub fn start(self) -> Supervisor {
+        let mut supervisor = self.start_unwaited();
+        supervisor.wait_until("every service serves", |status| {
+            let services = status["services"].as_array().unwrap();
+            !services.is_empty() && services.iter().all(|service| service["state"] == "serving")
+        });
+        supervisor
+    }
+
+    /// Starts it and waits until it answers.
+    pub fn start_unwaited(self) -> Supervisor {
+        let mut supervisor = self.spawn();
+        let deadline = Instant::now() + PATIENCE;
+        while UnixStream::connect(supervisor.control()).is_err() {
+            if let Some(status) = supervisor.process.try_wait().unwrap() {
+                panic!("the supervisor ended ({status}):\n{}", supervisor.log());
+            }
+            assert!(Instant::now() < deadline, "the supervisor does not answer");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        supervisor
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(self) -> Supervisor {
+        let control = self.path("control.sock");
+        let log = fs::File::create(self.path("log")).unwrap();
+        // Should the test itself be killed, the supervisor is told to stop.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "TERM"])
+            .args(&self.launcher)
+            .arg(HEIRLOOM)
+            .arg("run");
+        command.args([
+            "--control",
+            control.to_str().unwrap(),
+            "--log-format",
+            "human",
+        ]);
+        if self.listen {
+            command.args(["--listen", "http=tcp:127.0.0.1:0"]);
+        }
+        command.args(&self.arguments);
+        if !self.program.is_empty() {
+            command.arg("--").args(&self.program);
+        }
+        command
+            .env_remove("RUNTIME_DIRECTORY")
+            .env_remove("NOTIFY_SOCKET")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        let process = command.spawn().unwrap();
+        Supervisor {
+            process,
+            directory: self.directory,
+            ended: false,
+        }
+    }
+}
+
+/// A running supervisor.
+#[derive(Debug)]
+pub struct Supervisor {
+    pub process: Child,
+    directory: TempDir,
+    ended: bool,
+}
+
+impl Supervisor {
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().cast_signed())
+    }
+
+    /// A path in the test's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn control(&self) -> PathBuf {
+        self.path("control.sock")
+    }
+
+    /// Writes a file into the test's directory; `{dir}` in it is that directory.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        write(self.directory.path(), name, text)
+    }
+
+    /// All it and its programs have written so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Runs a command of `heirloom` against it.
+    pub fn heirloom<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Output {
+        let mut words = words.into_iter();
+        let command = words.next().unwrap();
+        Command::new(HEIRLOOM)
+            .args([command, "--control", self.control().to_str().unwrap()])
+            .args(words)
+            .output()
+            .unwrap()
+    }
+
+    /// Hands over; panics unless the new generation serves.
+    pub fn reload(&self) -> Value {
+        let output = self.heirloom(["reload", "--json"]);
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs a command that must end with this status; what it wrote to its standard error.
+    pub fn expect<'a>(&self, status: i32, words: impl IntoIterator<Item = &'a str>) -> String {
+        let output = self.heirloom(words);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{error}\n{}",
+            self.log()
+        );
+        error
+    }
+
+    /// `heirloom status --json`.
+    pub fn status(&self) -> Value {
+        let output = self.heirloom(["status", "--json"]);
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The only service's status.
+    pub fn service(&self) -> Value {
+        self.status()["services"][0].clone()
+    }
+
+    /// The generation that serves, of the only service, and its pid.
+    pub fn serving(&self) -> (u64, i32) {
+        let service = self.service();
+        let serving = service["generations"].as_array().unwrap().iter();
+        let serving: Vec<&Value> = serving.filter(|one| one["phase"] == "serving").collect();
+        assert_eq!(serving.len(), 1, "{service}");
+        let pid = serving[0]["pid"].as_i64().unwrap();
+        (
+            serving[0]["generation"].as_u64().unwrap(),
+            i32::try_from(pid).unwrap(),
+        )
+    }
+
+    /// Where a listener of any service is bound: what stands behind the scheme.
+    pub fn bound(&self, name: &str) -> String {
+        let status = self.status();
+        let services = status["services"].as_array().unwrap().iter();
+        let listeners: Vec<&Value> = services
+            .flat_map(|service| service["listeners"].as_array().unwrap())
+            .collect();
+        let listener = listeners.iter().find(|listener| listener["name"] == name);
+        let address = listener.unwrap_or_else(|| panic!("no listener {name}: {status}"));
+        address["address"]
+            .as_str()
+            .unwrap()
+            .split_once(':')
+            .unwrap()
+            .1
+            .to_owned()
+    }
+
+    /// The address of a tcp listener.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        self.bound(name).parse().unwrap()
+    }
+
+    /// What happens, from now on, and what happened before.
+    pub fn events(&self) -> Events {
+        let mut stream = UnixStream::connect(self.control()).unwrap();
+        stream
+            .write_all(b"{\"command\":\"events\",\"follow\":true}\n")
+            .unwrap();
+        Events {
+            lines: BufReader::new(stream),
+        }
+    }
+
+    /// Waits, event by event, until the status is as wanted; returns it.
+    pub fn wait_until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = self.events();
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Some of what a status holds changes without an event.
+            let pause = left.min(Duration::from_millis(200));
+            assert!(
+                !pause.is_zero(),
+                "waited for: {what}\n{status}\n{}",
+                self.log()
+            );
+            events.next_within(pause);
+        }
+    }
+
+    /// Waits until the only service has settled: nothing but serving generations.
+    pub fn settle(&mut self) -> Value {
+        self.wait_until("only serving generations are left", |status| {
+            let services = status["services"].as_array().unwrap();
+            services.iter().all(|service| {
+                let generations = service["generations"].as_array().unwrap();
+                service["state"] == "serving"
+                    && generations.iter().all(|one| one["phase"] == "serving")
+            })
+        })
+    }
+
+    /// Sends the supervisor a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the supervisor's end and returns its exit status.
+    pub fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                self.ended = true;
+                return status.code();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the supervisor does not end\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Stops it and checks that it ends well.
+    pub fn stop(mut self) {
+        self.expect(0, ["stop"]);
+        assert_eq!(self.wait(), Some(0), "{}", self.log());
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if self.ended || self.process.try_wait().ok().flatten().is_some() {
+            return;
+        }
+        // Everything must be gone, whatever state the test left it in: a stop without patience,
+        // then force, first against the programs, which the supervisor would outlive.
+        let _asked = Command::new("timeout")
+            .args(["10", HEIRLOOM, "stop", "--timeout", "0s", "--control"])
+            .arg(self.control())
+            .output();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if self.process.try_wait().ok().flatten().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for child in children_of(self.pid()) {
+            let _gone = killpg(child, Signal::SIGKILL);
+        }
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// The events of a supervisor.
+#[derive(Debug)]
+pub struct Events {
+    lines: BufReader<UnixStream>,
+}
+
+impl Events {
+    /// The next event, if there is one in time.
+    pub fn next_within(&mut self, patience: Duration) -> Option<Value> {
+        self.lines
+            .get_ref()
+            .set_read_timeout(Some(patience))
+            .unwrap();
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(serde_json::from_str::<Value>(&line).unwrap()["content"].clone()),
+        }
+    }
+
+    /// Waits for an event of a kind, such as `committed`; also one that happened before.
+    pub fn wait_for(&mut self, kind: &str) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited for an event {kind}");
+            match self.next_within(left) {
+                Some(event) if event["event"] == kind => return event,
+                Some(_) | None => {}
+            }
+        }
+    }
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, text.replace("{dir}", directory.to_str().unwrap())).unwrap();
+    path
+}
+
+/// The processes a process has started and not reaped.
+pub fn children_of(pid: Pid) -> Vec<Pid> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace()
+        .map(|child| Pid::from_raw(child.parse().unwrap()))
+        .collect()
+}
+
+/// How many descriptors a process has open.
+pub fn open_descriptors(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Waits until `check` holds, for what no event tells.
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !check() {
+        assert!(Instant::now() < deadline, "waited for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One request on a connection of its own; the answer's body.
+pub fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("{answer:?}"));
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    body.to_owned()
+}
