@@ -4,4 +4,7 @@
 
 mod commands;
 mod harness;
+mod inheritance;
+mod listeners;
 mod load;
+mod notifications;
