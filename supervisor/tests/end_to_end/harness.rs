@@ -69,6 +69,29 @@ impl Setup {
         setup.args(["--config", path.to_str().unwrap()])
     }
 
+    /// A supervisor of `examples/NAME`, all of whose files are copied to the test's directory with
+    /// these texts replaced. Its listener is on a port of the system's choice, unless replaced.
+    pub fn example(name: &str, replaced: &[(&str, &str)]) -> Self {
+        let mut setup = Self::program([]);
+        setup.listen = false;
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        let port = [("127.0.0.1:8080", "127.0.0.1:0")];
+        for entry in fs::read_dir(examples.join(name)).unwrap() {
+            let from = entry.unwrap().path();
+            if !from.is_file() {
+                continue;
+            }
+            let to = setup.path(from.file_name().unwrap().to_str().unwrap());
+            let mut text = fs::read_to_string(&from).unwrap();
+            for (this, that) in replaced.iter().chain(&port) {
+                text = text.replace(this, that);
+            }
+            fs::write(&to, text).unwrap();
+            fs::set_permissions(&to, from.metadata().unwrap().permissions()).unwrap();
+        }
+        setup.args(["--config", "heirloom.toml"])
+    }
+
     /// More arguments to `heirloom run`.
     pub(crate) fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
         self.arguments

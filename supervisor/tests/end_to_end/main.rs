@@ -8,3 +8,4 @@ mod inheritance;
 mod listeners;
 mod load;
 mod notifications;
+mod programs;

@@ -126,6 +126,7 @@ impl Runner {
             return Ok(());
         };
         let (plan, generation) = (Rc::clone(&process.plan), process.generation);
+        let instance = process.slot;
         let listeners = self.listeners_for(process.plan_id);
         let system = |error| plan.explain_system(&error);
         let name = &self.service.name;
@@ -133,9 +134,13 @@ impl Runner {
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
         let (output, standard) = output::capture(name, generation).map_err(system)?;
         let open_files = self.context.open_files;
+        let number = process::Number {
+            generation,
+            instance,
+        };
         let pid = process::start(
             &plan,
-            generation,
+            number,
             &listeners,
             &self.store,
             &notify,
@@ -147,6 +152,7 @@ impl Runner {
             main_is_reaped: false,
             service: name.clone(),
             generation,
+            instance,
         };
         if let Some(process) = self.processes.get_mut(&id) {
             process.since = SystemTime::now();
