@@ -3,5 +3,11 @@
 //! A file a subject; [`harness`] starts and ends a supervisor and waits for what happens to it.
 
 mod commands;
+mod deploys;
+mod failing_programs;
 mod harness;
+mod instances;
+mod lifecycle;
+mod limits;
 mod load;
+mod readiness;

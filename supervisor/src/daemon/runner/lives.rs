@@ -286,6 +286,15 @@ impl Runner {
         }
     }
 
+    /// What a command would say of a process that is ready, or failed, nobody wants to know.
+    fn end_ready_command(&self, id: ProcessId) {
+        let running = self.ready_commands.iter();
+        for (pid, _) in running.filter(|(_, command)| command.process == id) {
+            // Its own group, and not reaped as long as it is known here.
+            let _dead = nix::sys::signal::killpg(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+    }
+
     fn ready_command_ended(&mut self, id: ProcessId, succeeded: bool) {
         let Some(process) = self
             .processes
@@ -393,6 +402,7 @@ impl Runner {
             process.deadlines.ready = None;
             process.deadlines.readiness = None;
             process.deadlines.again = None;
+            self.end_ready_command(id);
         }
         if before == Phase::Serving && phase != Phase::Serving {
             process.deadlines.probation = None;
