@@ -21,6 +21,8 @@ pub const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 pub const WATCHDOG_PID: &str = "WATCHDOG_PID";
 /// The generation's number, from 1.
 pub const HEIRLOOM_GENERATION: &str = "HEIRLOOM_GENERATION";
+/// Which of the service's processes of that generation it is, from 0.
+pub const HEIRLOOM_INSTANCE: &str = "HEIRLOOM_INSTANCE";
 /// The service's name.
 pub const HEIRLOOM_SERVICE: &str = "HEIRLOOM_SERVICE";
 
@@ -43,6 +45,7 @@ pub const OF_THE_SUPERVISOR_ALONE: &[&str] = &[
     WATCHDOG_USEC,
     WATCHDOG_PID,
     HEIRLOOM_GENERATION,
+    HEIRLOOM_INSTANCE,
     HEIRLOOM_SERVICE,
     "HEIRLOOM_FD",
     "FDSTORE",

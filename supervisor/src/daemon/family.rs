@@ -1,8 +1,8 @@
-//! Every process of a generation: the one that was started and all it has started since.
+//! Every process that came of one: the one that was started and all it has started since.
 //!
 //! A member is known by its process group, by its ancestors, or, once its ancestors have ended and
-//! it was handed to the supervisor as its subreaper, by the generation named in the environment it
-//! was started with. Read from `/proc` whenever it is asked; nothing is remembered.
+//! it was handed to the supervisor as its subreaper, by service, generation and instance in the
+//! environment it was started with. Read from `/proc` whenever it is asked; nothing is remembered.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,9 +10,9 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
-use heirloom_handover::environment::{HEIRLOOM_GENERATION, HEIRLOOM_SERVICE};
+use heirloom_handover::environment::{HEIRLOOM_GENERATION, HEIRLOOM_INSTANCE, HEIRLOOM_SERVICE};
 
-/// A generation, as its processes can be told.
+/// A process that was started, as all that came of it can be told.
 #[derive(Clone, Debug)]
 pub(crate) struct Family {
     pub(crate) main: Pid,
@@ -20,6 +20,8 @@ pub(crate) struct Family {
     pub(crate) main_is_reaped: bool,
     pub(crate) service: String,
     pub(crate) generation: u64,
+    /// Instances of one generation are families of their own.
+    pub(crate) instance: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl Family {
         !members.is_empty()
     }
 
-    /// Whether the process was started in this generation.
+    /// Whether the process was started by this family.
     fn named_by(&self, pid: i32) -> bool {
         let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
             return false;
@@ -82,6 +84,7 @@ impl Family {
         };
         has(HEIRLOOM_SERVICE, &self.service)
             && has(HEIRLOOM_GENERATION, &self.generation.to_string())
+            && has(HEIRLOOM_INSTANCE, &self.instance.to_string())
     }
 }
 
@@ -157,6 +160,7 @@ mod tests {
             main_is_reaped: false,
             service: "none".to_owned(),
             generation: 1,
+            instance: 0,
         };
         assert!(family.members().len() >= 2, "{:?}", family.members());
         assert!(family.signal(Signal::SIGKILL));

@@ -32,6 +32,7 @@ fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &B
         main_is_reaped: false,
         service: service.to_owned(),
         generation: generation.generation,
+        instance: generation.instance,
     };
     generation.rss_bytes = resident(pid).unwrap_or(0);
     let mut held = BTreeSet::new();

@@ -96,14 +96,14 @@ impl Process {
     }
 }
 
-/// Starts a plan's program once.
+/// Starts a plan's program once, as this generation and instance.
 ///
 /// # Errors
 ///
 /// [`Unusable`] with the reason; `passing` if another try may succeed.
 pub(crate) fn start(
     plan: &Plan,
-    generation: Generation,
+    which: (Generation, usize),
     listeners: &Set,
     store: &Store,
     notify: &NotifySocket,
@@ -121,7 +121,7 @@ pub(crate) fn start(
     let command = Command {
         program: plan.program()?,
         arguments: arguments(plan)?,
-        environment: environment(plan, generation, listeners, store, notify),
+        environment: environment(plan, which, listeners, store, notify),
         directory: plan
             .directory
             .as_fd()
@@ -155,7 +155,7 @@ fn arguments(plan: &Plan) -> Result<Vec<CString>, Unusable> {
 
 fn environment(
     plan: &Plan,
-    generation: Generation,
+    (generation, instance): (Generation, usize),
     listeners: &Set,
     store: &Store,
     notify: &NotifySocket,
@@ -183,6 +183,7 @@ fn environment(
     set(names::SERVER_STARTER_PORT, &ports.join(";"));
     set(names::SERVER_STARTER_GENERATION, &generation.to_string());
     set(names::HEIRLOOM_GENERATION, &generation.to_string());
+    set(names::HEIRLOOM_INSTANCE, &instance.to_string());
     set(names::HEIRLOOM_SERVICE, &plan.service.name);
     set(names::NOTIFY_SOCKET, &notify.address);
     if let Some(watchdog) = plan.service.watchdog {
