@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{Setup, Supervisor, answer, ask, built, eventually, get, is_alive};
+use crate::harness::{Setup, Supervisor, answer, ask, begun, built, eventually, get, is_alive};
 use crate::load;
 
 /// Under load, hands over to a program that must fail for this reason; checks that the very same
@@ -303,8 +303,7 @@ fn a_request_in_a_dying_program_is_all_that_a_crash_costs() {
     let supervisor = Setup::server([]).start();
     let address = supervisor.address("http");
     let mut within = ask(address, "/until/never");
-    let mut head = [0; 8];
-    within.read_exact(&mut head).unwrap();
+    begun(&within);
     let (_, pid) = supervisor.serving();
     // Stopped, it accepts nobody; these wait in the listener, which outlives it.
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();

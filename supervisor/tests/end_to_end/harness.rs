@@ -548,6 +548,11 @@ pub fn ask(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
+/// Waits until an answer has begun: somebody has accepted the connection.
+pub fn begun(stream: &TcpStream) {
+    assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
+}
+
 /// The answer's body.
 pub fn answer(mut stream: TcpStream) -> String {
     let mut answer = String::new();
