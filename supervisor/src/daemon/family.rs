@@ -5,7 +5,7 @@
 //! it was handed to the supervisor as its subreaper, by the generation and instance named in the
 //! environment it was started with. Read from `/proc` whenever it is asked; nothing is remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use nix::sys::signal::{Signal, kill};
@@ -106,6 +106,28 @@ impl Family {
             && has(HEIRLOOM_GENERATION, &self.generation.to_string())
             && has(HEIRLOOM_INSTANCE, &self.instance.to_string())
     }
+}
+
+/// Every living process below `root`, except those in `spared` and what is below them.
+pub(super) fn below(root: Pid, spared: &BTreeSet<i32>) -> Vec<Pid> {
+    let all = processes();
+    let belongs = |mut pid: i32| {
+        for _ in 0..=all.len() {
+            if spared.contains(&pid) {
+                return false;
+            }
+            match all.get(&pid) {
+                Some(stat) if stat.parent == root.as_raw() => return true,
+                Some(stat) => pid = stat.parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    all.iter()
+        .filter(|(pid, stat)| !stat.dead && belongs(**pid))
+        .map(|(pid, _)| Pid::from_raw(*pid))
+        .collect()
 }
 
 fn processes() -> BTreeMap<i32, Stat> {

@@ -21,6 +21,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The supervisor's binary.
 pub(crate) const HEIRLOOM: &str = env!("CARGO_BIN_EXE_heirloom");
 
+/// A plain server whose behaviour a test chooses; see the file.
+pub(crate) const SERVER: &str = include_str!("server.py");
+
 /// A program of the workspace, built beside the supervisor.
 pub(crate) fn built(name: &str) -> PathBuf {
     let path = Path::new(HEIRLOOM).with_file_name(name);
@@ -48,6 +51,17 @@ impl Setup {
         Self::program([built("heirloom-demo").to_str().unwrap()])
     }
 
+    /// A supervisor of the plain server `server.py`, listening as `http`; its options.
+    pub(crate) fn server<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut setup = Self::program([]);
+        let server = setup.script("server", SERVER);
+        setup.program = vec![server.to_str().unwrap().to_owned()];
+        for option in options {
+            setup.program.push(setup.in_directory(option));
+        }
+        setup
+    }
+
     /// A supervisor of this program, listening as `http` on a port of the system's choice.
     pub(crate) fn program<'a>(program: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
@@ -71,7 +85,7 @@ impl Setup {
 
     /// A supervisor of `examples/NAME`, all of whose files are copied to the test's directory with
     /// these texts replaced. Its listener is on a port of the system's choice, unless replaced.
-    pub fn example(name: &str, replaced: &[(&str, &str)]) -> Self {
+    pub(crate) fn example(name: &str, replaced: &[(&str, &str)]) -> Self {
         let mut setup = Self::program([]);
         setup.listen = false;
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
@@ -92,11 +106,16 @@ impl Setup {
         setup.args(["--config", "heirloom.toml"])
     }
 
-    /// More arguments to `heirloom run`.
+    /// More arguments to `heirloom run`; `{dir}` in them is the test's directory.
     pub(crate) fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
-        self.arguments
-            .extend(arguments.into_iter().map(str::to_owned));
+        for argument in arguments {
+            self.arguments.push(self.in_directory(argument));
+        }
         self
+    }
+
+    fn in_directory(&self, text: &str) -> String {
+        text.replace("{dir}", self.directory.path().to_str().unwrap())
     }
 
     /// The demo's or program's listeners are given in `args`, or there are none.
@@ -142,6 +161,12 @@ impl Setup {
             !services.is_empty() && services.iter().all(|service| service["state"] == "serving")
         });
         supervisor
+    }
+
+    /// The same, with an empty file of this name in the test's directory.
+    pub(crate) fn start_with(self, name: &str) -> Supervisor {
+        self.write(name, "");
+        self.start()
     }
 
     /// Starts it and waits until it answers.
@@ -226,6 +251,18 @@ impl Supervisor {
         write(self.directory.path(), name, text)
     }
 
+    /// Writes an executable file into the test's directory.
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.write(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// The path of `server.py`, for another command line of it.
+    pub(crate) fn server(&self) -> String {
+        self.path("server").to_str().unwrap().to_owned()
+    }
+
     /// All it and its programs have written so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
@@ -240,6 +277,26 @@ impl Supervisor {
             .args(words)
             .output()
             .unwrap()
+    }
+
+    /// Begins a command whose end is not waited for here; its output is kept.
+    pub(crate) fn begin<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Child {
+        let mut words = words.into_iter();
+        let command = words.next().unwrap();
+        Command::new(HEIRLOOM)
+            .args([command, "--control", self.control().to_str().unwrap()])
+            .args(words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Waits for the end of a command that was begun; its status and standard error.
+    pub(crate) fn finish(&self, begun: Child) -> (Option<i32>, String) {
+        let output = begun.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), error)
     }
 
     /// Hands over; panics unless the new generation serves.
@@ -264,6 +321,17 @@ impl Supervisor {
             self.log()
         );
         error
+    }
+
+    /// All that has happened so far.
+    pub(crate) fn history(&self) -> Vec<Value> {
+        let output = self.heirloom(["events", "--json"]);
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// `heirloom status --json`.
@@ -435,12 +503,23 @@ impl Events {
 
     /// Waits for an event of a kind, such as `committed`; also one that happened before.
     pub(crate) fn wait_for(&mut self, kind: &str) -> Value {
+        self.wait_where(kind, |event| event["event"] == kind)
+    }
+
+    /// Waits for an event of a kind that concerns this generation.
+    pub(crate) fn wait_for_generation(&mut self, kind: &str, generation: u64) -> Value {
+        self.wait_where(kind, |event| {
+            event["event"] == kind && event["generation"] == generation
+        })
+    }
+
+    fn wait_where(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited for an event {kind}");
+            assert!(!left.is_zero(), "waited for an event {what}");
             match self.next_within(left) {
-                Some(event) if event["event"] == kind => return event,
+                Some(event) if wanted(&event) => return event,
                 Some(_) | None => {}
             }
         }
@@ -475,12 +554,34 @@ pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a process is there and has not merely not been reaped yet.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+    state.is_some_and(|state| state != "Z" && state != "X")
+}
+
 /// One request on a connection of its own; the answer's body.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
+    answer(ask(address, path))
+}
+
+/// Sends a request on a connection of its own.
+pub(crate) fn ask(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Waits until an answer has begun: somebody has accepted the connection.
+pub(crate) fn begun(stream: &TcpStream) {
+    assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
+}
+
+/// The answer's body.
+pub(crate) fn answer(mut stream: TcpStream) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer

@@ -3,9 +3,15 @@
 //! A file a subject; [`harness`] starts and ends a supervisor and waits for what happens to it.
 
 mod commands;
+mod deploys;
+mod failing_programs;
 mod harness;
 mod inheritance;
+mod instances;
+mod lifecycle;
+mod limits;
 mod listeners;
 mod load;
 mod notifications;
 mod programs;
+mod readiness;
