@@ -93,6 +93,7 @@ fn exactly_the_designed_variables_and_descriptors() {
         ("SERVER_STARTER_PORT", ports.as_str()),
         ("SERVER_STARTER_GENERATION", "1"),
         ("HEIRLOOM_GENERATION", "1"),
+        ("HEIRLOOM_INSTANCE", "0"),
         ("HEIRLOOM_SERVICE", "shop"),
         ("NOTIFY_SOCKET", notify),
         ("WATCHDOG_USEC", "20000000"),

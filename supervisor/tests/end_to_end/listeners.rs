@@ -21,9 +21,16 @@ for n, name in enumerate(names):
     s = socket.socket(fileno=3 + n)
     s.setblocking(False)
     sockets[s] = name
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+# Told to end, it ends between two answers and never within one.
+told, tell = os.pipe()
+os.set_blocking(tell, False)
+signal.set_wakeup_fd(tell)
+signal.signal(signal.SIGTERM, lambda *_: None)
 while True:
-    for s in select.select(list(sockets), [], [])[0]:
+    ready = select.select([told, *sockets], [], [])[0]
+    if told in ready:
+        sys.exit(0)
+    for s in ready:
         answer = f"{sockets[s]} {generation}".encode()
         try:
             if s.type == socket.SOCK_DGRAM:
@@ -33,8 +40,8 @@ while True:
                 connection, _ = s.accept()
                 connection.sendall(answer)
                 connection.close()
-        except BlockingIOError:
-            pass
+        except OSError:
+            pass  # another generation was first, or the peer has gone
 "#;
 
 fn setup(listen: &str) -> Setup {
