@@ -3,7 +3,7 @@
 //! A file a subject; [`harness`] starts and ends a supervisor and waits for what happens to it.
 
 mod commands;
-mod deploy;
+mod deploy_recipe;
 mod harness;
 mod load;
 mod programs;
