@@ -7,7 +7,8 @@
 //!   into system calls.
 //! * What a service is made of: [`plan`] (a program as it was looked up), [`listeners`],
 //!   [`process`] (one generation's process, with [`output`], [`notify_socket`] and [`readiness`]),
-//!   [`store`] (descriptors kept for the next generation), [`family`] (every process it started).
+//!   [`store`] (descriptors kept for the next generation), [`family`] (every process it started),
+//!   [`strays`] (those that hide from their family).
 //! * The outside: [`server`] (control socket), [`signals`], [`systemd`], [`history`] (what happened),
 //!   [`inspect`] (what is measured for `status`).
 
@@ -25,6 +26,7 @@ mod runner;
 mod server;
 mod signals;
 mod store;
+mod strays;
 mod supervisor;
 mod systemd;
 mod timer;

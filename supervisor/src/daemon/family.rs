@@ -5,7 +5,7 @@
 //! it was handed to the supervisor as its subreaper, by the generation and instance named in the
 //! environment it was started with. Read from `/proc` whenever it is asked; nothing is remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use nix::sys::signal::{Signal, kill};
@@ -60,6 +60,26 @@ impl Family {
             .collect()
     }
 
+    /// The process that was started and its descendants: not those whose parents have ended, but far
+    /// cheaper to find than all [`members`](Self::members).
+    pub(crate) fn descendants(&self) -> Vec<Pid> {
+        let mut found = vec![self.main];
+        let mut next = 0;
+        while let Some(pid) = found.get(next) {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+            for task in tasks.into_iter().flatten().flatten() {
+                let children = fs::read_to_string(task.path().join("children"));
+                let children = children.unwrap_or_default();
+                let pids = children
+                    .split_ascii_whitespace()
+                    .filter_map(|pid| pid.parse().ok());
+                found.extend(pids.map(Pid::from_raw));
+            }
+            next += 1;
+        }
+        found
+    }
+
     /// Sends a signal to each of its processes; says whether there was any.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let members = self.members();
@@ -86,6 +106,28 @@ impl Family {
             && has(HEIRLOOM_GENERATION, &self.generation.to_string())
             && has(HEIRLOOM_INSTANCE, &self.instance.to_string())
     }
+}
+
+/// Every living process below `root`, except those in `spared` and what is below them.
+pub(super) fn below(root: Pid, spared: &BTreeSet<i32>) -> Vec<Pid> {
+    let all = processes();
+    let belongs = |mut pid: i32| {
+        for _ in 0..=all.len() {
+            if spared.contains(&pid) {
+                return false;
+            }
+            match all.get(&pid) {
+                Some(stat) if stat.parent == root.as_raw() => return true,
+                Some(stat) => pid = stat.parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    all.iter()
+        .filter(|(pid, stat)| !stat.dead && belongs(**pid))
+        .map(|(pid, _)| Pid::from_raw(*pid))
+        .collect()
 }
 
 fn processes() -> BTreeMap<i32, Stat> {

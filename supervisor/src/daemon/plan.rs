@@ -375,20 +375,20 @@ fn keep_script(path: &Path, mut file: &File, length: u64) -> Option<OwnedFd> {
 /// symbolic link in it leads where it leads now.
 fn working_directory(wanted: Option<&Path>) -> Result<PathBuf, Unusable> {
     let own = || -> io::Result<PathBuf> {
-        let real = std::env::current_dir()?;
         let named = std::env::var_os("PWD")
             .map(PathBuf::from)
             .filter(|path| path.is_absolute());
-        Ok(match named {
-            Some(named) if OWN_DIRECTORY_IS_NAMED.with(|named| *named) => named,
-            Some(_) | None => real,
-        })
+        match named {
+            Some(named) if OWN_DIRECTORY_IS_NAMED.with(|named| *named) => Ok(named),
+            // A deploy may have deleted it; only who goes by it fails for that.
+            Some(_) | None => std::env::current_dir(),
+        }
     };
-    let own = own().map_err(|error| unusable(format!("the supervisor's directory: {error}")));
+    let own = || own().map_err(|error| unusable(format!("the supervisor's directory: {error}")));
     match wanted {
         Some(wanted) if wanted.is_absolute() => Ok(wanted.to_owned()),
-        Some(wanted) => Ok(own?.join(wanted)),
-        None => own,
+        Some(wanted) => Ok(own()?.join(wanted)),
+        None => own(),
     }
 }
 

@@ -20,6 +20,7 @@ use super::input::{Asked, Awaited, Input, QUEUE, ServiceInput, Signal};
 use super::listeners::Inherited;
 use super::runner::{Context, Runner, Waiter, What};
 use super::server::Server;
+use super::strays::Strays;
 use super::systemd::Systemd;
 use super::timer::Timer;
 use super::{inspect, signals};
@@ -144,13 +145,16 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
         stop_waiters: Vec::new(),
         stop_limit: None,
     };
+    let strays = Strays::spare_those_there_are();
     if let Err(reason) = supervisor.start(start.configuration) {
         tracing::error!("{reason}");
         return exit::FAILED.into();
     }
     while let Some(input) = queue.recv().await {
         supervisor.answer(input);
-        if let Some(code) = supervisor.settle() {
+        if supervisor.settle() {
+            strays.end().await;
+            let code = supervisor.end();
             drop(supervisor);
             server.end().await;
             return code;
@@ -556,9 +560,9 @@ impl Supervisor {
         }
     }
 
-    /// After each input: what follows from the state of all services together. The exit status if
-    /// this is the end.
-    fn settle(&mut self) -> Option<ExitCode> {
+    /// After each input: what follows from the state of all services together. Says whether this is
+    /// the end.
+    fn settle(&mut self) -> bool {
         self.removed.retain(|runner| !runner.is_stopped());
         if self.stage == Stage::Starting {
             let known: Option<Vec<bool>> = self.services.values().map(Runner::came_up).collect();
@@ -567,26 +571,20 @@ impl Supervisor {
             }
         }
         match self.stage {
-            Stage::Starting => {}
+            Stage::Starting => false,
             Stage::Running => {
                 if self.reloading && !self.services.values().any(Runner::is_busy) {
                     self.reloading = false;
                     let status = self.summary();
                     self.systemd.ready(&status);
                 }
+                false
             }
             Stage::Stopping | Stage::GivingUp => {
-                if self
-                    .services
-                    .values()
-                    .chain(&self.removed)
-                    .all(Runner::is_stopped)
-                {
-                    return Some(self.end());
-                }
+                let mut all = self.services.values().chain(&self.removed);
+                all.all(Runner::is_stopped)
             }
         }
-        None
     }
 
     fn started(&mut self, came_up: &[bool]) {
@@ -612,6 +610,7 @@ impl Supervisor {
         }
     }
 
+    /// Tells those who wait for the end that it has come; the exit status.
     fn end(&mut self) -> ExitCode {
         for waiter in self.stop_waiters.drain(..) {
             // The client may have gone.

@@ -6,7 +6,7 @@ use heirloom_bench::load::{Load, Pace, Plan, Report, Request, Reuse};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::harness::{Setup, Supervisor, children_of, open_descriptors};
+use crate::harness::{Setup, Supervisor, children_of, eventually, open_descriptors};
 
 /// Keep-alive and fresh connections, a request every few milliseconds each.
 fn plan(supervisor: &Supervisor) -> Plan {
@@ -16,14 +16,29 @@ fn plan(supervisor: &Supervisor) -> Plan {
         .duration(Duration::from_secs(120))
 }
 
+/// Fresh connections only, for a server that keeps none.
+pub(crate) fn fresh_plan(supervisor: &Supervisor) -> Plan {
+    Plan::new(supervisor.address("http"), Request::get("/"))
+        .fresh(8, Pace::per_second(12))
+        .duration(Duration::from_secs(120))
+}
+
 /// Runs `work` under load; nothing may be refused and no request lost.
-fn under_load(supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
+pub(crate) fn under_load(supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
+    under(plan(supervisor), supervisor, work)
+}
+
+/// Runs `work` under this load; nothing may be refused and no request lost.
+pub(crate) fn under(plan: Plan, supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
-    let load = runtime.block_on(Load::start(plan(supervisor))).unwrap();
+    let load = runtime.block_on(Load::start(plan)).unwrap();
     std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+    eventually("it is worth being called a load", || {
+        load.report().requests > 50
+    });
     let report = runtime.block_on(load.stop_and_finish());
     assert_eq!(
         report.failed,
@@ -31,11 +46,6 @@ fn under_load(supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
         "{:?}\n{}",
         report.first_failures,
         supervisor.log()
-    );
-    assert!(
-        report.requests > 100,
-        "hardly a load: {} requests",
-        report.requests
     );
     report
 }

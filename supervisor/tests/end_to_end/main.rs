@@ -2,8 +2,22 @@
 //!
 //! A file a subject; [`harness`] starts and ends a supervisor and waits for what happens to it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's panic is its report; clippy exempts test functions only"
+)]
+
 mod commands;
 mod deploy_recipe;
+mod deploys;
+mod failing_programs;
 mod harness;
+mod inheritance;
+mod instances;
+mod lifecycle;
+mod limits;
+mod listeners;
 mod load;
+mod notifications;
 mod programs;
+mod readiness;

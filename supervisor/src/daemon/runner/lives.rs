@@ -103,22 +103,48 @@ impl Runner {
     fn execute(&mut self, id: ProcessId, events: &mut VecDeque<Event>) {
         match self.try_to_execute(id) {
             Ok(()) => self.look_for_readiness(id),
-            Err(error) => {
-                let Some(process) = self.processes.get_mut(&id) else {
-                    return;
-                };
-                if error.passing && process.asked.elapsed() < BUSY_LIMIT {
-                    let input = ServiceInput::Process(id, ProcessInput::TryAgain);
-                    let again = self.timer(TRY_AGAIN_EVERY, input);
-                    if let Some(process) = self.processes.get_mut(&id) {
-                        process.deadlines.again = Some(again);
-                    }
-                } else {
-                    process.reason = Some(error.to_string());
-                    self.life(id, Life::Failed, events);
+            Err(error) => self.could_not_execute(id, &error, events),
+        }
+    }
+
+    fn could_not_execute(
+        &mut self,
+        id: ProcessId,
+        error: &plan::Unusable,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        if error.passing && process.asked.elapsed() < BUSY_LIMIT {
+            let input = ServiceInput::Process(id, ProcessInput::TryAgain);
+            let again = self.timer(TRY_AGAIN_EVERY, input);
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.deadlines.again = Some(again);
+            }
+        } else {
+            process.reason = Some(error.to_string());
+            self.life(id, Life::Failed, events);
+        }
+    }
+
+    /// Whoever was writing the program may have changed it since it was checked, so a new program is
+    /// looked up once more; one that is proven stays what it is.
+    fn execute_again(&mut self, id: ProcessId, events: &mut VecDeque<Event>) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        if !self.machine.is_proven(process.plan_id) {
+            match plan::look_up(&process.plan.service) {
+                Ok(plan) => {
+                    process.plan = Rc::new(plan);
+                    let plan = Rc::clone(&process.plan);
+                    self.plans.insert(process.plan_id, plan);
                 }
+                Err(error) => return self.could_not_execute(id, &error, events),
             }
         }
+        self.execute(id, events);
     }
 
     fn try_to_execute(&mut self, id: ProcessId) -> Result<(), plan::Unusable> {
@@ -292,6 +318,15 @@ impl Runner {
         }
     }
 
+    /// What a command would say of a process that is ready, or failed, nobody wants to know.
+    fn end_ready_command(&self, id: ProcessId) {
+        let running = self.ready_commands.iter();
+        for (pid, _) in running.filter(|(_, command)| command.process == id) {
+            // Its own group, and not reaped as long as it is known here.
+            let _dead = nix::sys::signal::killpg(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+    }
+
     fn ready_command_ended(&mut self, id: ProcessId, succeeded: bool) {
         let Some(process) = self
             .processes
@@ -330,7 +365,7 @@ impl Runner {
             ProcessInput::Notified(message) => self.notified(id, message),
             ProcessInput::TryAgain => {
                 let mut events = VecDeque::new();
-                self.execute(id, &mut events);
+                self.execute_again(id, &mut events);
                 self.drive_all(events);
             }
             ProcessInput::TestAgain => self.start_ready_command(id),
@@ -403,6 +438,9 @@ impl Runner {
         if before == Phase::Serving && phase != Phase::Serving {
             process.deadlines.probation = None;
             process.deadlines.watchdog = None;
+        }
+        if before == Phase::Starting && phase != Phase::Starting {
+            self.end_ready_command(id);
         }
         for action in actions {
             self.live(id, event, *action, events);
