@@ -17,8 +17,9 @@ const server = http.createServer((request, response) => {
 });
 
 server.keepAliveTimeout = 75_000;
-// Node calls listen(2) again; without a backlog it would shorten the queue to 511.
-server.listen({ fd: 3, backlog: 4096 });
+// Node calls listen(2) again. Unless told otherwise here, it would shorten the queue to 511; a
+// `backlog` among the options it passes over.
+server.listen({ fd: 3 }, 4096);
 
 process.on('SIGTERM', () => {
   stopping = true;
