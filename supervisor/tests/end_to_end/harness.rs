@@ -35,7 +35,7 @@ pub(crate) fn built(name: &str) -> PathBuf {
 }
 
 /// Fails with how to get a program, if it is missing.
-pub fn need(program: &str, package: &str) {
+pub(crate) fn need(program: &str, package: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
     assert!(
