@@ -8,6 +8,7 @@
 )]
 
 mod commands;
+mod deploy_recipe;
 mod deploys;
 mod failing_programs;
 mod harness;
