@@ -22,6 +22,9 @@ use crate::control::protocol::{Event, Fault, LONGEST_REQUEST_BYTES, Refusal, Rep
 /// So many clients are answered at once.
 const MOST_CLIENTS: usize = 64;
 
+/// So many of them may follow the events; the others have room to ask for something.
+const MOST_FOLLOWERS: usize = 32;
+
 /// How long a client may take to say what it wants.
 const LONGEST_ASK: Duration = Duration::from_secs(10);
 
@@ -79,6 +82,7 @@ async fn accept(
     history: History,
     places: Arc<Semaphore>,
 ) {
+    let followers = Arc::new(Semaphore::new(MOST_FOLLOWERS));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -92,6 +96,7 @@ async fn accept(
         let client = Client {
             stream: BufReader::new(stream),
             inputs: inputs.clone(),
+            followers: Arc::clone(&followers),
         };
         let history = history.clone();
         match Arc::clone(&places).try_acquire_owned() {
@@ -110,6 +115,8 @@ async fn accept(
 struct Client {
     stream: BufReader<UnixStream>,
     inputs: Inputs,
+    /// Places for followers, which stay for as long as they like.
+    followers: Arc<Semaphore>,
 }
 
 impl Client {
@@ -133,6 +140,12 @@ impl Client {
                 self.tell(&Reply::Status(status)).await?;
             }
             Request::Events { follow } => {
+                let followers = Arc::clone(&self.followers);
+                let place = followers.try_acquire().ok();
+                if follow && place.is_none() {
+                    let reason = format!("{MOST_FOLLOWERS} clients follow the events already");
+                    return self.refuse(Fault::State, &reason).await;
+                }
                 let (kept, events) = history.follow();
                 // A follower that held the history would keep it, and itself, from ending.
                 drop(history);
