@@ -199,7 +199,10 @@ fn a_new_program_that_has_lived_through_its_probation_is_proven() {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     // It is respawned, not undone.
     assert!(get(supervisor.address("http"), "/").contains("release=new"));
-    assert_eq!(supervisor.service()["last_handover"]["outcome"], "committed");
+    assert_eq!(
+        supervisor.service()["last_handover"]["outcome"],
+        "committed"
+    );
     supervisor.stop();
 }
 
@@ -234,7 +237,9 @@ fn a_crash_loop_backs_off_and_a_good_program_ends_it_at_once() {
     supervisor.expect(0, ["reload", "--", &server, "--release", "good"]);
     assert!(answer(waiting).contains("release=good"));
     let happened = supervisor.history();
-    let mut events = happened.iter().map(|event| event["event"].as_str().unwrap());
+    let mut events = happened
+        .iter()
+        .map(|event| event["event"].as_str().unwrap());
     assert!(events.any(|event| event == "backing-off"));
     // The next that was started was the good one: nothing waited for the attempt to come.
     let started: Vec<&str> = events.filter(|event| *event == "started").collect();
@@ -264,7 +269,13 @@ fn the_old_program_dies_while_the_new_one_boots() {
     let server = supervisor.server();
     let go = supervisor.path("go");
     let (_, pid) = supervisor.serving();
-    let reload = supervisor.begin(["reload", "--", &server, "--boot-until", go.to_str().unwrap()]);
+    let reload = supervisor.begin([
+        "reload",
+        "--",
+        &server,
+        "--boot-until",
+        go.to_str().unwrap(),
+    ]);
     let mut events = supervisor.events();
     events.wait_for_generation("started", 2);
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -282,7 +293,10 @@ fn the_old_program_dies_while_the_new_one_boots_and_that_fails() {
     let supervisor = Setup::server(["--release", "old"]).start();
     let (_, pid) = supervisor.serving();
     let until = supervisor.path("go");
-    let script = format!("until [ -e {} ]; do sleep 0.01; done; exit 3", until.display());
+    let script = format!(
+        "until [ -e {} ]; do sleep 0.01; done; exit 3",
+        until.display()
+    );
     let reload = supervisor.begin(["reload", "--", "sh", "-c", &script]);
     let mut events = supervisor.events();
     events.wait_for_generation("started", 2);
@@ -333,7 +347,10 @@ fn a_rollback_to_a_program_that_has_stopped_working_changes_nothing() {
     supervisor.write("broken", "");
     let before = supervisor.serving();
     let said = supervisor.expect(1, ["rollback"]);
-    assert!(said.contains("status 1") && said.contains("told to fail"), "{said}");
+    assert!(
+        said.contains("status 1") && said.contains("told to fail"),
+        "{said}"
+    );
     assert_eq!(supervisor.serving(), before);
     supervisor.settle();
     supervisor.stop();

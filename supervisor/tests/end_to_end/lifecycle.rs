@@ -64,9 +64,7 @@ exec {dir}/server --stubborn
 
 #[test]
 fn a_request_that_is_longer_than_the_deadline_ends_with_it() {
-    let mut supervisor = Setup::server([])
-        .args(["--drain-timeout", "300ms"])
-        .start();
+    let mut supervisor = Setup::server([]).args(["--drain-timeout", "300ms"]).start();
     let held = ask(supervisor.address("http"), "/until/never");
     begun(&held);
     supervisor.reload();
@@ -96,9 +94,7 @@ fn five_generations_drain_at_once_and_each_finishes_its_request() {
         supervisor.write(&format!("go-{number}"), "");
         let said = answer(stream);
         assert!(said.contains(&format!("generation={number}\n")), "{said}");
-        supervisor
-            .events()
-            .wait_for_generation("gone", number);
+        supervisor.events().wait_for_generation("gone", number);
     }
     supervisor.settle();
     assert!((1..=5).all(|number| !happened(&supervisor, "killed", number)));

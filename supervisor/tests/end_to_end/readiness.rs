@@ -158,7 +158,10 @@ listen = ["http=tcp:127.0.0.1:0"]
 fn a_command_that_fails_hangs_or_does_not_exist_changes_nothing_and_leaves_nothing() {
     let setup = Setup::configuration(TESTED);
     setup.script("server", crate::harness::SERVER);
-    setup.script("hang", "#!/bin/sh\necho $$ >>{dir}/hanging\nexec sleep 600\n");
+    setup.script(
+        "hang",
+        "#!/bin/sh\necho $$ >>{dir}/hanging\nexec sleep 600\n",
+    );
     let mut supervisor = setup.start();
     let before = supervisor.serving();
     let cases = [
@@ -187,7 +190,10 @@ fn a_command_that_fails_hangs_or_does_not_exist_changes_nothing_and_leaves_nothi
 fn a_command_that_hangs_does_not_outlive_the_supervisor() {
     let setup = Setup::configuration(TESTED);
     setup.script("server", crate::harness::SERVER);
-    setup.script("hang", "#!/bin/sh\necho $$ >>{dir}/hanging\nexec sleep 600\n");
+    setup.script(
+        "hang",
+        "#!/bin/sh\necho $$ >>{dir}/hanging\nexec sleep 600\n",
+    );
     let supervisor = setup.start();
     let text = format!("{TESTED}ready = \"exec:{{dir}}/hang\"\n");
     supervisor.write("heirloom.toml", &text);
