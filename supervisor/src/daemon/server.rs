@@ -106,8 +106,10 @@ async fn accept(
                 }
                 drop(place);
             })),
-            // It is told by the closed connection; there is no room to tell it more.
-            Err(_) => tracing::warn!("more than {MOST_CLIENTS} clients; one was turned away"),
+            Err(_) => {
+                tracing::warn!("more than {MOST_CLIENTS} clients; one was turned away");
+                client.turn_away();
+            }
         }
     }
 }
@@ -256,6 +258,19 @@ impl Client {
             .send(Input::Asked(asked))
             .await
             .map_err(|_| ended())
+    }
+
+    /// Says that there is no room, without waiting for anything.
+    fn turn_away(&self) {
+        let refusal = Reply::Refused(Refusal {
+            fault: Fault::State,
+            reason: format!("{MOST_CLIENTS} clients are being answered; try again"),
+        });
+        if let Ok(mut line) = serde_json::to_vec(&refusal) {
+            line.push(b'\n');
+            // Its buffer is empty; if it has gone, nobody wants to know.
+            let _gone = self.stream.get_ref().try_write(&line);
+        }
     }
 
     async fn refuse(&mut self, fault: Fault, reason: &str) -> io::Result<()> {
