@@ -171,10 +171,14 @@ fn two_hundred_silent_clients_stop_no_handover_and_leave_room_when_they_go() {
     eventually("those without a place are turned away", || {
         supervisor.log().matches("one was turned away").count() >= 200 - 64
     });
-    // They are told, by the end of the connection.
+    // They are told, and can try again.
     let mut last = silent.last().unwrap();
     last.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(last.read(&mut [0]).unwrap(), 0);
+    let mut told = String::new();
+    last.read_to_string(&mut told).unwrap();
+    assert!(told.contains("try again"), "{told}");
+    let said = supervisor.expect(1, ["reload"]);
+    assert!(said.contains("64 clients are being answered"), "{said}");
     supervisor.signal(Signal::SIGHUP);
     eventually("the signal is followed", || {
         supervisor.log().contains("generation 2 has taken over")
@@ -211,18 +215,55 @@ fn clients_that_follow_for_ever_leave_room_for_those_who_ask() {
     supervisor.stop();
 }
 
+/// Adding listeners later needs what the program no longer has: only the supervisor stays root.
+#[test]
+fn a_program_of_another_user_gets_a_privileged_listener_at_a_reload() {
+    let one = "[service.web]
+command = [\"sleep\", \"614\"]
+listen = [\"http=tcp:127.0.0.1:0\"]
+ready = \"after:1ms\"
+";
+    let setup = Setup::configuration(one);
+    let supervisor = setup.start();
+    let privileged = (600..1024)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap_or(1023);
+    let two = one.replace(":0\"", &format!(":0\", \"low=tcp:127.0.0.1:{privileged}\""));
+    supervisor.write("heirloom.toml", &format!("{two}user = \"nobody\"\n"));
+    if nix::unistd::geteuid().is_root() {
+        supervisor.reload();
+        let (_, pid) = supervisor.serving();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let user = status
+            .lines()
+            .find(|line| line.starts_with("Uid:"))
+            .unwrap();
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        let wanted = format!("\t{}", nobody.uid).repeat(4);
+        assert_eq!(user.trim_start_matches("Uid:"), wanted);
+        assert_eq!(descriptors(pid), BTreeSet::from([0, 1, 2, 3, 4]));
+        assert_eq!(supervisor.bound("low"), format!("127.0.0.1:{privileged}"));
+    } else {
+        let said = supervisor.expect(1, ["reload"]);
+        assert!(
+            said.contains("only root can run a service as nobody"),
+            "{said}"
+        );
+    }
+    supervisor.stop();
+}
+
 const MANY: usize = 50;
 
 /// So many services; the one numbered `failing` cannot start, the one numbered `slow` is slow.
 fn many(failing: Option<usize>, slow: Option<usize>) -> String {
     let service = |number: usize| {
-        let program = match failing {
-            Some(failing) if failing == number => "false",
-            Some(_) | None => "sleep",
-        };
-        let ready = match slow {
-            Some(slow) if slow == number => "exec:test -e {dir}/go",
-            Some(_) | None => "after:1ms",
+        let (program, ready) = if failing == Some(number) {
+            ("false", "after:30s")
+        } else if slow == Some(number) {
+            ("sleep", "exec:test -e {dir}/go")
+        } else {
+            ("sleep", "after:1ms")
         };
         format!(
             "[service.s{number:02}]
