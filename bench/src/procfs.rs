@@ -1,6 +1,7 @@
 //! What /proc tells about a process: memory, wake-ups, identity.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
@@ -21,14 +22,31 @@ pub fn resident_bytes(pid: Pid) -> Result<u64> {
 /// # Errors
 /// If the process has gone.
 pub fn voluntary_switches(pid: Pid) -> Result<u64> {
+    sum_over_threads(pid, "status", |status| {
+        field(status, "voluntary_ctxt_switches:")
+    })
+}
+
+/// Processor time that the threads of a process have had, those that ended not counted.
+///
+/// # Errors
+/// If the process has gone, or the kernel does not count (CONFIG_SCHED_INFO).
+pub fn processor_time(pid: Pid) -> Result<Duration> {
+    let time_ns = sum_over_threads(pid, "schedstat", |schedstat| {
+        schedstat.split_whitespace().next()?.parse().ok()
+    })?;
+    Ok(Duration::from_nanos(time_ns))
+}
+
+fn sum_over_threads(pid: Pid, file: &str, value: impl Fn(&str) -> Option<u64>) -> Result<u64> {
     let tasks = format!("/proc/{pid}/task");
-    let mut switches = 0;
+    let mut sum = 0;
     for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
-        let path = task?.path().join("status");
-        let status = fs::read_to_string(&path).with_context(|| format!("reading {path:?}"))?;
-        switches += field(&status, "voluntary_ctxt_switches:").context("no context switches")?;
+        let path = task?.path().join(file);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path:?}"))?;
+        sum += value(&text).with_context(|| format!("{path:?} does not have the value"))?;
     }
-    Ok(switches)
+    Ok(sum)
 }
 
 /// When a process was started, in clock ticks since boot. With its pid, this names it for good.
@@ -63,6 +81,7 @@ mod tests {
     fn this_process_has_memory_switches_and_a_start() {
         assert!(resident_bytes(Pid::this()).unwrap() > 100_000);
         assert!(voluntary_switches(Pid::this()).is_ok());
+        assert!(processor_time(Pid::this()).unwrap() > Duration::ZERO);
         assert!(start_ticks(Pid::this()).unwrap() > 0);
     }
 

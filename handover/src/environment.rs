@@ -21,7 +21,7 @@ pub const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 pub const WATCHDOG_PID: &str = "WATCHDOG_PID";
 /// The generation's number, from 1.
 pub const HEIRLOOM_GENERATION: &str = "HEIRLOOM_GENERATION";
-/// Which of the service's processes of that generation it is, from 0.
+/// Which of a service's instances it is, from 0.
 pub const HEIRLOOM_INSTANCE: &str = "HEIRLOOM_INSTANCE";
 /// The service's name.
 pub const HEIRLOOM_SERVICE: &str = "HEIRLOOM_SERVICE";

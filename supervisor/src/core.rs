@@ -9,6 +9,3 @@
 pub(crate) mod backoff;
 pub(crate) mod generation;
 pub(crate) mod service;
-
-#[cfg(test)]
-mod service_tests;

@@ -61,11 +61,10 @@ impl State {
 
     /// Makes the filling `entries` entries of `bytes` bytes each, whatever it was before.
     pub(super) fn fill(&self, entries: u64, bytes: u64) -> Result<(), Full> {
-        let total = entries
+        entries
             .checked_mul(bytes)
             .filter(|total| *total <= FILL_TOTAL_BYTES_MAX)
             .ok_or(Full::Filling)?;
-        debug_assert!(total <= FILL_TOTAL_BYTES_MAX);
         let length = usize::try_from(bytes).map_err(|_| Full::Filling)?;
         let filling = (0..entries)
             .map(|entry| {

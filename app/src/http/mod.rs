@@ -18,6 +18,7 @@ mod activity; // decides, without I/O, how long a connection may stay as it is
 mod connection; // drives a connection from its first byte to its end
 mod service; // reports the requests of the caller's service
 mod stream; // the socket
+mod watch; // sees what a connection does, and keeps its time
 
 use std::{error::Error, future::Future, io, sync::Arc, time::Duration};
 

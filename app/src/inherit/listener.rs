@@ -73,8 +73,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// The system's error if the address cannot be bound. Must not be confused with taking over:
-    /// a socket bound here is new, and what waits on an old one for the same address is not seen.
+    /// The system's, if the address cannot be bound.
     pub fn bind_tcp(name: &str, address: SocketAddr) -> io::Result<Self> {
         Ok(Self {
             name: name.to_owned(),

@@ -155,10 +155,12 @@ fn publish(options: &Options, outcome: &Outcome) -> Result<()> {
 fn conditions() -> Result<String> {
     let system = nix::sys::utsname::uname().context("asking for the kernel's version")?;
     let processors = std::thread::available_parallelism()?;
+    let release = system.release().to_string_lossy();
+    // What a distribution appends to the version says nothing about the numbers.
+    let version = release.split('-').next().unwrap_or_default();
     Ok(format!(
-        "{processors} processors, {} {}.",
-        system.sysname().to_string_lossy(),
-        system.release().to_string_lossy()
+        "{processors} processors, {} {version}.",
+        system.sysname().to_string_lossy()
     ))
 }
 

@@ -52,7 +52,7 @@ impl Setup {
             Peer::NginxUsr2 | Peer::StartServerHup | Peer::HeirloomPlain => {
                 Self { reloads: 5, ..full }
             }
-            // What a Python server answers without being busy all the time.
+            // A lighter load for a server in Python; the full one was not tried.
             Peer::GunicornHup => Self {
                 keep_alive: 16,
                 fresh: 4,

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::net::UnixDatagram;
 use tokio::time::{Instant, timeout_at};
@@ -25,21 +26,22 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Starts `program`; gives it and how long it took until it said READY=1, by which a
+    /// Starts `program` with `arguments`; gives it and how long it took until it said READY=1, by which a
     /// supervisor goes too.
     ///
     /// # Errors
     /// If it does not get ready in time, with the last lines it wrote.
-    pub async fn start(program: &Path) -> Result<(Self, Duration)> {
+    pub async fn start(program: &Path, arguments: &[&str]) -> Result<(Self, Duration)> {
         let directory = TempDir::with_prefix("heirloom-alone-")?;
         let notify_path = directory.path().join("notify");
         let notify = UnixDatagram::bind(&notify_path)?;
         let address = free_address()?;
         let mut command = Command::new(program);
         command
+            .args(arguments)
             .arg("--listen")
-            .arg(address.to_string())
-            .env("NOTIFY_SOCKET", &notify_path);
+            .arg(address.to_string());
+        command.env("NOTIFY_SOCKET", &notify_path);
         let start = Instant::now();
         let deadline = start + START_PATIENCE;
         let name = "the demo alone";
@@ -81,6 +83,12 @@ impl Alone {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
     }
 
     /// Ends it.

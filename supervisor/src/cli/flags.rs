@@ -70,7 +70,8 @@ impl Which {
 #[command(after_help = "\
 SPEC is [NAME=]ADDRESS[,OPTION=VALUE]...: tcp:HOST:PORT, udp:HOST:PORT, unix:PATH, unix:@ABSTRACT, \
 unix-seqpacket:PATH, or fd:NAME for a socket systemd passes; HOST:PORT and PORT are tcp. Options: \
-mode=0660 (unix), backlog=N, v6only=true.
+mode=0660 (unix), backlog=N, v6only=true, nonblocking=true (for programs such as nginx that take \
+it for granted).
 
 Exit status: 0 it was told to end; 1 it did not come up; 2 usage or configuration.")]
 pub(crate) struct Run {

@@ -56,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) backlog: Option<u32>,
     /// Whether an IPv6 wildcard leaves IPv4 alone.
     pub(crate) v6only: Option<bool>,
+    /// Whether accepting from it waits (`O_NONBLOCK`); left to the programs if not given.
+    pub(crate) nonblocking: Option<bool>,
 }
 
 /// What is wrong with a listener's notation.
@@ -151,6 +153,13 @@ fn split_options(spec: &str) -> Result<(&str, Options), String> {
                     value
                         .parse()
                         .map_err(|_| format!("v6only={value} is not true or false"))?,
+                );
+            }
+            "nonblocking" => {
+                options.nonblocking = Some(
+                    value
+                        .parse()
+                        .map_err(|_| format!("nonblocking={value} is not true or false"))?,
                 );
             }
             _path_with_a_comma => break,
@@ -329,6 +338,9 @@ impl fmt::Display for ListenSpec {
         if let Some(v6only) = self.options.v6only {
             write!(f, ",v6only={v6only}")?;
         }
+        if let Some(nonblocking) = self.options.nonblocking {
+            write!(f, ",nonblocking={nonblocking}")?;
+        }
         Ok(())
     }
 }
@@ -362,6 +374,7 @@ mod tests {
             ("fd:web", "web=fd:web"),
             ("http=fd:web", "http=fd:web"),
             ("1,backlog=16", "tcp-1=tcp:0.0.0.0:1,backlog=16"),
+            ("w=fd:w,nonblocking=true", "w=fd:w,nonblocking=true"),
         ];
         for (text, full) in cases {
             assert_eq!(spec(text).to_string(), full, "{text}");
@@ -383,6 +396,7 @@ mod tests {
             ("80,mode=600", "for unix sockets"),
             ("udp:80,backlog=5", "accept connections"),
             ("unix:/x,v6only=true", "for tcp and udp"),
+            ("80,nonblocking=1", "true or false"),
             ("fd:", "systemd"),
         ];
         for (text, part) in cases {

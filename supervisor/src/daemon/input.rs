@@ -74,6 +74,9 @@ pub(crate) struct Awaited {
 pub(crate) enum ServiceInput {
     /// A program was looked up, or could not be.
     LookedUp(Box<Result<Plan, Unusable>>),
+    /// The programs that were replaced take no new connections any more, or were waited for long
+    /// enough.
+    Parted,
     /// A slot's wait is over.
     BackoffOver(usize),
     /// What concerns one of its processes.

@@ -171,7 +171,11 @@ pub(crate) fn prepare(
         let listener = match kept {
             Some(old) if old.spec == *spec => Ok(Arc::clone(old)),
             Some(old) => old.with(spec),
-            None => Listener::bind(spec, before, inherited),
+            // Nobody uses it yet.
+            None => Listener::bind(spec, before, inherited).and_then(|listener| {
+                listener.apply_nonblocking()?;
+                Ok(listener)
+            }),
         }
         .map_err(|error| CannotListen {
             spec: spec.to_string(),
@@ -376,6 +380,7 @@ impl Listener {
     /// Brings the options into force that can change on a bound socket. Called once a set is the
     /// one that counts, so that a failed handover has changed nothing.
     pub(crate) fn apply_options(&self) -> io::Result<()> {
+        self.apply_nonblocking()?;
         let socket = socket2::SockRef::from(&self.fd);
         if self.spec.options.backlog.is_some() && socket.r#type()? != Type::DGRAM {
             // Listening again changes the length of the queue and nothing else.
@@ -386,6 +391,14 @@ impl Listener {
             std::fs::set_permissions(&place.path, std::fs::Permissions::from_mode(mode))?;
         }
         Ok(())
+    }
+
+    /// The flag is one for all who have the socket, so it is touched only if asked for.
+    fn apply_nonblocking(&self) -> io::Result<()> {
+        match self.spec.options.nonblocking {
+            Some(wanted) => socket2::SockRef::from(&self.fd).set_nonblocking(wanted),
+            None => Ok(()),
+        }
     }
 
     /// How many connections wait to be accepted, where the system tells.
@@ -573,6 +586,27 @@ mod tests {
         drop(first);
         UnixStream::connect(&path).unwrap();
         assert_eq!(wider.len(), 1);
+    }
+
+    #[test]
+    fn waiting_in_accept_is_the_programs_matter_unless_asked_for() {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let waits = |set: &Set| {
+            let flags = fcntl(&set[0].fd, FcntlArg::F_GETFL).unwrap();
+            !OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK)
+        };
+        let first = set(&["http=127.0.0.1:0"], &Vec::new()).unwrap();
+        assert!(waits(&first));
+        let second = set(&["http=127.0.0.1:0,nonblocking=true"], &first).unwrap();
+        assert!(waits(&first), "not before it counts");
+        second[0].apply_options().unwrap();
+        assert!(!waits(&first), "one socket, one flag");
+        set(&["http=127.0.0.1:0"], &second).unwrap()[0]
+            .apply_options()
+            .unwrap();
+        assert!(!waits(&second), "left alone");
+        let fresh = set(&["x=127.0.0.1:0,nonblocking=true"], &Vec::new()).unwrap();
+        assert!(!waits(&fresh));
     }
 
     #[test]

@@ -96,14 +96,21 @@ impl Process {
     }
 }
 
-/// Starts a plan's program once, as this generation and instance.
+/// Which of a service's processes one is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Number {
+    pub(crate) generation: Generation,
+    pub(crate) instance: usize,
+}
+
+/// Starts a plan's program once.
 ///
 /// # Errors
 ///
 /// [`Unusable`] with the reason; `passing` if another try may succeed.
 pub(crate) fn start(
     plan: &Plan,
-    which: (Generation, usize),
+    number: Number,
     listeners: &Set,
     store: &Store,
     notify: &NotifySocket,
@@ -121,7 +128,7 @@ pub(crate) fn start(
     let command = Command {
         program: plan.program()?,
         arguments: arguments(plan)?,
-        environment: environment(plan, which, listeners, store, notify),
+        environment: environment(plan, number, listeners, store, notify),
         directory: plan
             .directory
             .as_fd()
@@ -155,7 +162,7 @@ fn arguments(plan: &Plan) -> Result<Vec<CString>, Unusable> {
 
 fn environment(
     plan: &Plan,
-    (generation, instance): (Generation, usize),
+    number: Number,
     listeners: &Set,
     store: &Store,
     notify: &NotifySocket,
@@ -181,9 +188,10 @@ fn environment(
         .map(|(listener, fd)| format!("{}={fd}", listener.starter_key))
         .collect();
     set(names::SERVER_STARTER_PORT, &ports.join(";"));
-    set(names::SERVER_STARTER_GENERATION, &generation.to_string());
-    set(names::HEIRLOOM_GENERATION, &generation.to_string());
-    set(names::HEIRLOOM_INSTANCE, &instance.to_string());
+    let generation = number.generation.to_string();
+    set(names::SERVER_STARTER_GENERATION, &generation);
+    set(names::HEIRLOOM_GENERATION, &generation);
+    set(names::HEIRLOOM_INSTANCE, &number.instance.to_string());
     set(names::HEIRLOOM_SERVICE, &plan.service.name);
     set(names::NOTIFY_SOCKET, &notify.address);
     if let Some(watchdog) = plan.service.watchdog {

@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
 use super::family::Family;
 use super::input::{Input, Inputs, ProcessInput, ServiceInput};
 use super::timer::Timer;
@@ -26,6 +28,13 @@ const RAREST_LOOK: Duration = Duration::from_millis(20);
 
 /// A program that cannot be looked into counts as ready after this long.
 pub(crate) const ALIVE_LONG_ENOUGH: Duration = Duration::from_secs(1);
+
+/// Every so many looks, also processes whose parents have ended are looked at.
+const THOROUGH_EVERY: u32 = 8;
+
+/// How long a program that was told to end may take until it no longer waits for connections, as
+/// far as a report is held back for it.
+const LONGEST_PARTING: Duration = Duration::from_millis(500);
 
 /// So many descriptors of one poll or select are looked at.
 const MOST_POLLED: u64 = 4096;
@@ -70,6 +79,35 @@ pub(crate) fn watch(
     })
 }
 
+/// Reports once none of these programs waits on a listener any more: from then on no new connection
+/// reaches them. Waits for a while at most.
+pub(crate) fn watch_parting(
+    inputs: &Inputs,
+    service: &str,
+    families: Vec<Family>,
+    listeners: BTreeSet<u64>,
+) -> Timer {
+    let inputs = inputs.clone();
+    let service = service.to_owned();
+    Timer::task(async move {
+        let parted = async {
+            let mut pause = FIRST_LOOK / 2;
+            while families
+                .iter()
+                .any(|family| look(&family.descendants(), &listeners) == Look::Waiting)
+            {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 3 / 2).min(RAREST_LOOK);
+            }
+        };
+        let _late = tokio::time::timeout(LONGEST_PARTING, parted).await;
+        // The queue is closed only when the supervisor ends.
+        let _ended = inputs
+            .send(Input::Service(service, ServiceInput::Parted))
+            .await;
+    })
+}
+
 async fn look_patiently(family: &Family, listeners: &BTreeSet<u64>) -> Seen {
     if listeners.is_empty() {
         tokio::time::sleep(ALIVE_LONG_ENOUGH).await;
@@ -79,9 +117,13 @@ async fn look_patiently(family: &Family, listeners: &BTreeSet<u64>) -> Seen {
     let mut pause = FIRST_LOOK;
     let mut blind_for = Duration::ZERO;
     let mut deaf_since = None;
-    loop {
+    for number in 1_u32.. {
         tokio::time::sleep(pause).await;
-        match look(family, listeners) {
+        let members = match number % THOROUGH_EVERY {
+            0 => family.members(),
+            _ => family.descendants(),
+        };
+        match look(&members, listeners) {
             Look::Waiting => return Seen::Waiting,
             Look::NotYet => deaf_since = None,
             Look::Blind => {
@@ -101,12 +143,13 @@ async fn look_patiently(family: &Family, listeners: &BTreeSet<u64>) -> Seen {
         }
         pause = (pause * 3 / 2).min(RAREST_LOOK);
     }
+    Seen::Alive
 }
 
-fn look(family: &Family, listeners: &BTreeSet<u64>) -> Look {
+fn look(members: &[Pid], listeners: &BTreeSet<u64>) -> Look {
     let mut held = false;
     let mut blind = false;
-    for member in family.members() {
+    for member in members {
         match look_at(Path::new(&format!("/proc/{member}")), listeners) {
             Ok(Look::Waiting) => return Look::Waiting,
             Ok(Look::NotYet) => held = true,

@@ -26,7 +26,7 @@ use crate::control::protocol::{
 };
 use crate::core::generation::Phase;
 use crate::core::service::{self as machine, Action, Event, PlanId, Policy, ProcessId, State};
-use handovers::{Active, Job, Proving};
+use handovers::{Active, Job, Parting, Proving};
 use lives::{Failure, ReadyCommand};
 
 /// What every service shares.
@@ -76,6 +76,8 @@ pub(crate) struct Runner {
     looking_up: Option<(Job, Timer)>,
     active: Option<Active>,
     backoffs: BTreeMap<usize, Timer>,
+    /// A handover that has committed and is not reported yet.
+    parting: Option<Parting>,
     proving: Vec<Proving>,
     last_handover: Option<Report>,
     last_plan: u64,
@@ -113,6 +115,7 @@ impl Runner {
             looking_up: None,
             active: None,
             backoffs: BTreeMap::new(),
+            parting: None,
             proving: Vec::new(),
             last_handover: None,
             last_plan: 0,
@@ -138,7 +141,10 @@ impl Runner {
 
     /// Whether a handover runs, waits or is being prepared.
     pub(crate) fn is_busy(&self) -> bool {
-        self.machine.is_handing_over() || self.looking_up.is_some() || !self.jobs.is_empty()
+        self.machine.is_handing_over()
+            || self.looking_up.is_some()
+            || self.parting.is_some()
+            || !self.jobs.is_empty()
     }
 
     /// Why its last handover failed, if it did, with the last lines of the program's error output.
@@ -149,6 +155,7 @@ impl Runner {
 
     /// Lets everything finish and end, or ends it now.
     pub(crate) fn stop(&mut self, at_once: bool) {
+        self.parted();
         for job in self
             .jobs
             .drain(..)
@@ -174,6 +181,7 @@ impl Runner {
             }
             ServiceInput::Process(process, input) => self.on_process(process, input),
             ServiceInput::StoredClosed(key) => self.store.closed(key),
+            ServiceInput::Parted => self.parted(),
         }
     }
 

@@ -1,8 +1,13 @@
 //! What the supervisor tells systemd of itself (`sd_notify(3)`).
 //!
 //! Only the supervisor speaks to systemd; its children have sockets of their own. Without
-//! `NOTIFY_SOCKET` every call does nothing.
+//! `NOTIFY_SOCKET` every call does nothing. No call waits: what systemd does not take at once is
+//! kept, in order, and tried again, for a stalled systemd must not stall the services.
 
+use std::collections::VecDeque;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -16,10 +21,18 @@ const EXTENSION: Duration = Duration::from_secs(30);
 /// How often it is asked for.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
+/// How soon what systemd did not take is tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// So many messages are kept; the oldest go first.
+const MOST_KEPT: usize = 32;
+
 /// The way to systemd.
 #[derive(Debug)]
 pub(crate) struct Systemd {
     inputs: Inputs,
+    socket: Option<UnixDatagram>,
+    kept: VecDeque<String>,
     watchdog: Option<Duration>,
     busy: bool,
     heartbeat: Option<Timer>,
@@ -29,6 +42,8 @@ impl Systemd {
     pub(crate) fn new(inputs: &Inputs) -> Self {
         let mut systemd = Self {
             inputs: inputs.clone(),
+            socket: connect(),
+            kept: VecDeque::new(),
             watchdog: sd_notify::watchdog_enabled().map(|interval| interval / 2),
             busy: false,
             heartbeat: None,
@@ -40,7 +55,7 @@ impl Systemd {
     /// Everything that could be started has been; or a reload is over.
     pub(crate) fn ready(&mut self, status: &str) {
         let pid = std::process::id();
-        tell(&[
+        self.tell(&[
             NotifyState::Ready,
             NotifyState::MainPid(pid),
             NotifyState::Status(status),
@@ -52,7 +67,7 @@ impl Systemd {
     /// that is later than its own.
     pub(crate) fn reloading(&mut self, status: &str) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status(status)]),
+            Ok(now) => self.tell(&[NotifyState::Reloading, now, NotifyState::Status(status)]),
             Err(error) => tracing::warn!("the monotonic clock cannot be read: {error}"),
         }
         self.set_busy(true);
@@ -60,7 +75,7 @@ impl Systemd {
 
     /// The end has begun.
     pub(crate) fn stopping(&mut self, status: &str) {
-        tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+        self.tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.set_busy(true);
     }
 
@@ -74,12 +89,16 @@ impl Systemd {
 
     /// It is time to ask for more time, or to say that we are alive.
     pub(crate) fn heartbeat(&mut self) {
+        self.send_kept();
+        if !self.kept.is_empty() {
+            return;
+        }
         if self.watchdog.is_some() {
-            tell(&[NotifyState::Watchdog]);
+            self.tell(&[NotifyState::Watchdog]);
         }
         if self.busy {
             let extension = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
-            tell(&[NotifyState::ExtendTimeoutUsec(extension)]);
+            self.tell(&[NotifyState::ExtendTimeoutUsec(extension)]);
         }
         self.schedule();
     }
@@ -92,12 +111,74 @@ impl Systemd {
             (None, true) => Some(EXTEND_EVERY),
             (None, false) => None,
         };
+        let every = match every {
+            Some(every) if self.kept.is_empty() => Some(every),
+            None if self.kept.is_empty() => None,
+            Some(_) | None => Some(TRY_AGAIN_AFTER),
+        };
         self.heartbeat = every.map(|every| Timer::start(&self.inputs, every, Input::Heartbeat));
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("systemd could not be told: {error}");
+impl Systemd {
+    fn tell(&mut self, states: &[NotifyState<'_>]) {
+        if self.socket.is_none() {
+            return;
+        }
+        if self.kept.len() == MOST_KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(
+            states
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        );
+        self.send_kept();
+    }
+
+    fn send_kept(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        while let Some(message) = self.kept.front() {
+            match socket.send(message.as_bytes()) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tracing::debug!("systemd does not listen; it is told again later");
+                    self.heartbeat = Some(Timer::start(
+                        &self.inputs,
+                        TRY_AGAIN_AFTER,
+                        Input::Heartbeat,
+                    ));
+                    return;
+                }
+                Err(error) => tracing::warn!("systemd could not be told: {error}"),
+            }
+            self.kept.pop_front();
+        }
+    }
+}
+
+/// The socket systemd named, if it did: a path, or an abstract name behind `@`.
+fn connect() -> Option<UnixDatagram> {
+    let named = std::env::var("NOTIFY_SOCKET")
+        .ok()
+        .filter(|named| !named.is_empty())?;
+    let address = match named.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&named),
+    };
+    let connected = address.and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect_addr(&address)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    });
+    match connected {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!("NOTIFY_SOCKET={named} cannot be reached: {error}");
+            None
+        }
     }
 }

@@ -260,8 +260,17 @@ unsafe fn become_program(
             fail(1);
         }
         // Ignored signals stay ignored over an exec; handlers do not.
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        // The bare system call, for the C library hides the two signals it uses itself. All zeros is
+        // the default action, no flags and an empty mask (sigaction(2)).
+        let default = [0_u64; 4];
+        for signal in 1..=64 {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal as libc::c_long,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            );
         }
         for (number, fd) in command.standard.iter().enumerate() {
             if libc::dup2(fd.as_raw_fd(), number as RawFd) < 0 {

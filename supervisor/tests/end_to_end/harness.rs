@@ -16,16 +16,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Nothing a test waits for takes longer on the slowest machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The supervisor's binary.
-pub const HEIRLOOM: &str = env!("CARGO_BIN_EXE_heirloom");
+pub(crate) const HEIRLOOM: &str = env!("CARGO_BIN_EXE_heirloom");
 
 /// A plain server whose behaviour a test chooses; see the file.
-pub const SERVER: &str = include_str!("server.py");
+pub(crate) const SERVER: &str = include_str!("server.py");
 
 /// A program of the workspace, built beside the supervisor.
-pub fn built(name: &str) -> PathBuf {
+pub(crate) fn built(name: &str) -> PathBuf {
     let path = Path::new(HEIRLOOM).with_file_name(name);
     assert!(
         path.exists(),
@@ -36,7 +36,7 @@ pub fn built(name: &str) -> PathBuf {
 
 /// What a supervisor is to be started with.
 #[derive(Debug)]
-pub struct Setup {
+pub(crate) struct Setup {
     directory: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -47,12 +47,12 @@ pub struct Setup {
 
 impl Setup {
     /// A supervisor of the demo service, listening as `http` on a port of the system's choice.
-    pub fn demo() -> Self {
+    pub(crate) fn demo() -> Self {
         Self::program([built("heirloom-demo").to_str().unwrap()])
     }
 
     /// A supervisor of the plain server `server.py`, listening as `http`; its options.
-    pub fn server<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn server<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
         let mut setup = Self::program([]);
         let server = setup.script("server", SERVER);
         setup.program = vec![server.to_str().unwrap().to_owned()];
@@ -63,7 +63,7 @@ impl Setup {
     }
 
     /// A supervisor of this program, listening as `http` on a port of the system's choice.
-    pub fn program<'a>(program: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn program<'a>(program: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
             directory: TempDir::with_prefix("heirloom-test-").unwrap(),
             arguments: Vec::new(),
@@ -75,7 +75,7 @@ impl Setup {
     }
 
     /// A supervisor of what a configuration says; `{dir}` in it is the test's directory.
-    pub fn configuration(text: &str) -> Self {
+    pub(crate) fn configuration(text: &str) -> Self {
         let mut setup = Self::program([]);
         setup.listen = false;
         setup.write("heirloom.toml", text);
@@ -83,8 +83,31 @@ impl Setup {
         setup.args(["--config", path.to_str().unwrap()])
     }
 
+    /// A supervisor of `examples/NAME`, all of whose files are copied to the test's directory with
+    /// these texts replaced. Its listener is on a port of the system's choice, unless replaced.
+    pub(crate) fn example(name: &str, replaced: &[(&str, &str)]) -> Self {
+        let mut setup = Self::program([]);
+        setup.listen = false;
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        let port = [("127.0.0.1:8080", "127.0.0.1:0")];
+        for entry in fs::read_dir(examples.join(name)).unwrap() {
+            let from = entry.unwrap().path();
+            if !from.is_file() {
+                continue;
+            }
+            let to = setup.path(from.file_name().unwrap().to_str().unwrap());
+            let mut text = fs::read_to_string(&from).unwrap();
+            for (this, that) in replaced.iter().chain(&port) {
+                text = text.replace(this, that);
+            }
+            fs::write(&to, text).unwrap();
+            fs::set_permissions(&to, from.metadata().unwrap().permissions()).unwrap();
+        }
+        setup.args(["--config", "heirloom.toml"])
+    }
+
     /// More arguments to `heirloom run`; `{dir}` in them is the test's directory.
-    pub fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn args<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
         for argument in arguments {
             self.arguments.push(self.in_directory(argument));
         }
@@ -96,42 +119,42 @@ impl Setup {
     }
 
     /// The demo's or program's listeners are given in `args`, or there are none.
-    pub fn no_default_listener(mut self) -> Self {
+    pub(crate) fn no_default_listener(mut self) -> Self {
         self.listen = false;
         self
     }
 
     /// A variable in the supervisor's environment.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// A command that executes the supervisor, such as `prlimit --nofile=50`.
-    pub fn launcher<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn launcher<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
         self.launcher.extend(words.into_iter().map(str::to_owned));
         self
     }
 
     /// A path in the test's directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Writes a file into the test's directory; `{dir}` in it is that directory.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         write(self.directory.path(), name, text)
     }
 
     /// Writes an executable file into the test's directory.
-    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.write(name, text);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path
     }
 
     /// Starts it and waits until every service has come up.
-    pub fn start(self) -> Supervisor {
+    pub(crate) fn start(self) -> Supervisor {
         let mut supervisor = self.start_unwaited();
         supervisor.wait_until("every service serves", |status| {
             let services = status["services"].as_array().unwrap();
@@ -141,13 +164,13 @@ impl Setup {
     }
 
     /// The same, with an empty file of this name in the test's directory.
-    pub fn start_with(self, name: &str) -> Supervisor {
+    pub(crate) fn start_with(self, name: &str) -> Supervisor {
         self.write(name, "");
         self.start()
     }
 
     /// Starts it and waits until it answers.
-    pub fn start_unwaited(self) -> Supervisor {
+    pub(crate) fn start_unwaited(self) -> Supervisor {
         let mut supervisor = self.spawn();
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(supervisor.control()).is_err() {
@@ -161,7 +184,7 @@ impl Setup {
     }
 
     /// Starts it and waits for nothing.
-    pub fn spawn(self) -> Supervisor {
+    pub(crate) fn spawn(self) -> Supervisor {
         let control = self.path("control.sock");
         let log = fs::File::create(self.path("log")).unwrap();
         // Should the test itself be killed, the supervisor is told to stop.
@@ -203,50 +226,50 @@ impl Setup {
 
 /// A running supervisor.
 #[derive(Debug)]
-pub struct Supervisor {
-    pub process: Child,
+pub(crate) struct Supervisor {
+    pub(crate) process: Child,
     directory: TempDir,
     ended: bool,
 }
 
 impl Supervisor {
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id().cast_signed())
     }
 
     /// A path in the test's directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn control(&self) -> PathBuf {
+    pub(crate) fn control(&self) -> PathBuf {
         self.path("control.sock")
     }
 
     /// Writes a file into the test's directory; `{dir}` in it is that directory.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         write(self.directory.path(), name, text)
     }
 
     /// Writes an executable file into the test's directory.
-    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.write(name, text);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path
     }
 
     /// The path of `server.py`, for another command line of it.
-    pub fn server(&self) -> String {
+    pub(crate) fn server(&self) -> String {
         self.path("server").to_str().unwrap().to_owned()
     }
 
     /// All it and its programs have written so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// Runs a command of `heirloom` against it.
-    pub fn heirloom<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Output {
+    pub(crate) fn heirloom<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Output {
         let mut words = words.into_iter();
         let command = words.next().unwrap();
         Command::new(HEIRLOOM)
@@ -257,7 +280,7 @@ impl Supervisor {
     }
 
     /// Begins a command whose end is not waited for here; its output is kept.
-    pub fn begin<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Child {
+    pub(crate) fn begin<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Child {
         let mut words = words.into_iter();
         let command = words.next().unwrap();
         Command::new(HEIRLOOM)
@@ -270,21 +293,25 @@ impl Supervisor {
     }
 
     /// Waits for the end of a command that was begun; its status and standard error.
-    pub fn finish(&self, begun: Child) -> (Option<i32>, String) {
+    pub(crate) fn finish(&self, begun: Child) -> (Option<i32>, String) {
         let output = begun.wait_with_output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), error)
     }
 
     /// Hands over; panics unless the new generation serves.
-    pub fn reload(&self) -> Value {
+    pub(crate) fn reload(&self) -> Value {
         let output = self.heirloom(["reload", "--json"]);
         assert!(output.status.success(), "{output:?}\n{}", self.log());
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Runs a command that must end with this status; what it wrote to its standard error.
-    pub fn expect<'a>(&self, status: i32, words: impl IntoIterator<Item = &'a str>) -> String {
+    pub(crate) fn expect<'a>(
+        &self,
+        status: i32,
+        words: impl IntoIterator<Item = &'a str>,
+    ) -> String {
         let output = self.heirloom(words);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(
@@ -297,7 +324,7 @@ impl Supervisor {
     }
 
     /// All that has happened so far.
-    pub fn history(&self) -> Vec<Value> {
+    pub(crate) fn history(&self) -> Vec<Value> {
         let output = self.heirloom(["events", "--json"]);
         assert!(output.status.success(), "{output:?}\n{}", self.log());
         let lines = String::from_utf8(output.stdout).unwrap();
@@ -308,19 +335,19 @@ impl Supervisor {
     }
 
     /// `heirloom status --json`.
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let output = self.heirloom(["status", "--json"]);
         assert!(output.status.success(), "{output:?}\n{}", self.log());
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// The only service's status.
-    pub fn service(&self) -> Value {
+    pub(crate) fn service(&self) -> Value {
         self.status()["services"][0].clone()
     }
 
     /// The generation that serves, of the only service, and its pid.
-    pub fn serving(&self) -> (u64, i32) {
+    pub(crate) fn serving(&self) -> (u64, i32) {
         let service = self.service();
         let serving = service["generations"].as_array().unwrap().iter();
         let serving: Vec<&Value> = serving.filter(|one| one["phase"] == "serving").collect();
@@ -333,7 +360,7 @@ impl Supervisor {
     }
 
     /// Where a listener of any service is bound: what stands behind the scheme.
-    pub fn bound(&self, name: &str) -> String {
+    pub(crate) fn bound(&self, name: &str) -> String {
         let status = self.status();
         let services = status["services"].as_array().unwrap().iter();
         let listeners: Vec<&Value> = services
@@ -351,12 +378,12 @@ impl Supervisor {
     }
 
     /// The address of a tcp listener.
-    pub fn address(&self, name: &str) -> SocketAddr {
+    pub(crate) fn address(&self, name: &str) -> SocketAddr {
         self.bound(name).parse().unwrap()
     }
 
     /// What happens, from now on, and what happened before.
-    pub fn events(&self) -> Events {
+    pub(crate) fn events(&self) -> Events {
         let mut stream = UnixStream::connect(self.control()).unwrap();
         stream
             .write_all(b"{\"command\":\"events\",\"follow\":true}\n")
@@ -367,7 +394,7 @@ impl Supervisor {
     }
 
     /// Waits, event by event, until the status is as wanted; returns it.
-    pub fn wait_until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait_until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         let mut events = self.events();
         loop {
@@ -388,7 +415,7 @@ impl Supervisor {
     }
 
     /// Waits until the only service has settled: nothing but serving generations.
-    pub fn settle(&mut self) -> Value {
+    pub(crate) fn settle(&mut self) -> Value {
         self.wait_until("only serving generations are left", |status| {
             let services = status["services"].as_array().unwrap();
             services.iter().all(|service| {
@@ -400,12 +427,12 @@ impl Supervisor {
     }
 
     /// Sends the supervisor a signal.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
     /// Waits for the supervisor's end and returns its exit status.
-    pub fn wait(&mut self) -> Option<i32> {
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -422,7 +449,7 @@ impl Supervisor {
     }
 
     /// Stops it and checks that it ends well.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.expect(0, ["stop"]);
         assert_eq!(self.wait(), Some(0), "{}", self.log());
     }
@@ -456,13 +483,13 @@ impl Drop for Supervisor {
 
 /// The events of a supervisor.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     lines: BufReader<UnixStream>,
 }
 
 impl Events {
     /// The next event, if there is one in time.
-    pub fn next_within(&mut self, patience: Duration) -> Option<Value> {
+    pub(crate) fn next_within(&mut self, patience: Duration) -> Option<Value> {
         self.lines
             .get_ref()
             .set_read_timeout(Some(patience))
@@ -475,12 +502,12 @@ impl Events {
     }
 
     /// Waits for an event of a kind, such as `committed`; also one that happened before.
-    pub fn wait_for(&mut self, kind: &str) -> Value {
+    pub(crate) fn wait_for(&mut self, kind: &str) -> Value {
         self.wait_where(kind, |event| event["event"] == kind)
     }
 
     /// Waits for an event of a kind that concerns this generation.
-    pub fn wait_for_generation(&mut self, kind: &str, generation: u64) -> Value {
+    pub(crate) fn wait_for_generation(&mut self, kind: &str, generation: u64) -> Value {
         self.wait_where(kind, |event| {
             event["event"] == kind && event["generation"] == generation
         })
@@ -506,7 +533,7 @@ fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// The processes a process has started and not reaped.
-pub fn children_of(pid: Pid) -> Vec<Pid> {
+pub(crate) fn children_of(pid: Pid) -> Vec<Pid> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_ascii_whitespace()
         .map(|child| Pid::from_raw(child.parse().unwrap()))
@@ -514,12 +541,12 @@ pub fn children_of(pid: Pid) -> Vec<Pid> {
 }
 
 /// How many descriptors a process has open.
-pub fn open_descriptors(pid: Pid) -> usize {
+pub(crate) fn open_descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// Waits until `check` holds, for what no event tells.
-pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !check() {
         assert!(Instant::now() < deadline, "waited for: {what}");
@@ -528,19 +555,19 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 }
 
 /// Whether a process is there and has not merely not been reaped yet.
-pub fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
     state.is_some_and(|state| state != "Z" && state != "X")
 }
 
 /// One request on a connection of its own; the answer's body.
-pub fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     answer(ask(address, path))
 }
 
 /// Sends a request on a connection of its own.
-pub fn ask(address: SocketAddr, path: &str) -> TcpStream {
+pub(crate) fn ask(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
@@ -549,12 +576,12 @@ pub fn ask(address: SocketAddr, path: &str) -> TcpStream {
 }
 
 /// Waits until an answer has begun: somebody has accepted the connection.
-pub fn begun(stream: &TcpStream) {
+pub(crate) fn begun(stream: &TcpStream) {
     assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
 }
 
 /// The answer's body.
-pub fn answer(mut stream: TcpStream) -> String {
+pub(crate) fn answer(mut stream: TcpStream) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer

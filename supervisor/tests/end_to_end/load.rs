@@ -17,19 +17,19 @@ fn plan(supervisor: &Supervisor) -> Plan {
 }
 
 /// Fresh connections only, for a server that keeps none.
-pub fn fresh_plan(supervisor: &Supervisor) -> Plan {
+pub(crate) fn fresh_plan(supervisor: &Supervisor) -> Plan {
     Plan::new(supervisor.address("http"), Request::get("/"))
         .fresh(8, Pace::per_second(12))
         .duration(Duration::from_secs(120))
 }
 
 /// Runs `work` under load; nothing may be refused and no request lost.
-pub fn under_load(supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
+pub(crate) fn under_load(supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
     under(plan(supervisor), supervisor, work)
 }
 
 /// Runs `work` under this load; nothing may be refused and no request lost.
-pub fn under(plan: Plan, supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
+pub(crate) fn under(plan: Plan, supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -28,7 +28,8 @@ impl Facts {
         self.reloads.push(took);
         let moves = handover.as_ref().is_some_and(Handover::moves_connections);
         self.moves_connections = moves && (self.reloads.len() == 1 || self.moves_connections);
-        if let Some(handover) = handover {
+        // Where nothing moves, nothing pauses either, and a zero would say more than is known.
+        if let Some(handover) = handover.filter(|_| moves) {
             self.pauses_ms.extend(handover.pause_ms);
             self.moved += handover.connections_moved.unwrap_or(0);
         }
@@ -215,7 +216,6 @@ fn summary(report: &Report, facts: &Facts) -> String {
             "idle connections     {} of {} alive and answered",
             report.idle.answered, report.idle.opened
         ),
-        format!("connections moved    {}", facts.moved),
         format!("latency              {}", quantiles(&report.latency)),
     ];
     if let (Some(middle), Some(longest)) = (reloads.get(reloads.len() / 2), reloads.last()) {
@@ -223,6 +223,9 @@ fn summary(report: &Report, facts: &Facts) -> String {
         lines.push(format!(
             "heirloom reload      took {middle} in the middle, {longest} at most"
         ));
+    }
+    if facts.moves_connections {
+        lines.push(format!("connections moved    {}", facts.moved));
     }
     if let Some(longest) = facts.pauses_ms.iter().copied().reduce(f64::max) {
         lines.push(format!("pause of writes      {longest:.1} ms at most"));

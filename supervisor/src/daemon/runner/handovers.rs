@@ -12,10 +12,13 @@ use tokio::time::Instant;
 use super::{Runner, Waiter, What, policy};
 use crate::config::service::Service;
 use crate::control::protocol::{EventKind, Outcome as Told, Report};
+use crate::core::generation::Phase;
 use crate::core::service::{self as machine, Event, Finish, Generation, Kind, Outcome, PlanId};
+use crate::daemon::family::Family;
 use crate::daemon::input::{Input, ServiceInput};
 use crate::daemon::listeners::{self, Set};
 use crate::daemon::plan::{self, Plan, Unusable};
+use crate::daemon::readiness;
 use crate::daemon::timer::Timer;
 
 /// So many handovers may wait; those that are alike count as one.
@@ -42,6 +45,16 @@ pub(crate) struct Active {
     listeners: Set,
     /// When the first process of before was told to go.
     pub(super) first_retired: Option<Instant>,
+}
+
+/// A handover that has committed: its report waits until no new connection reaches the programs it
+/// replaced, so that whoever acts on it meets the new one.
+#[derive(Debug)]
+pub(crate) struct Parting {
+    job: Job,
+    plan: PlanId,
+    report: Report,
+    _watch: Timer,
 }
 
 /// A client that waits for the end of a probation.
@@ -152,7 +165,8 @@ impl Runner {
 
     /// Begins the next handover if none is under way.
     pub(super) fn begin_next(&mut self) {
-        if self.machine.is_handing_over() || self.looking_up.is_some() || self.active.is_some() {
+        let busy = self.looking_up.is_some() || self.active.is_some() || self.parting.is_some();
+        if busy || self.machine.is_handing_over() {
             return;
         }
         let Some(job) = self.jobs.pop_front() else {
@@ -338,7 +352,40 @@ impl Runner {
                 active.listeners,
             );
         }
-        self.answer(active.job, active.plan, report);
+        let parting: Vec<Family> = self
+            .processes
+            .values()
+            .filter(|process| process.phase == Phase::Draining)
+            .filter_map(|process| process.family.clone())
+            .collect();
+        if told == Told::Committed && !parting.is_empty() && !active.job.waiters.is_empty() {
+            let inodes = self
+                .listeners
+                .iter()
+                .map(|listener| listener.inode)
+                .collect();
+            let (inputs, name) = (&self.context.inputs, &self.service.name);
+            let watch = readiness::watch_parting(inputs, name, parting, inodes);
+            let Active { job, plan, .. } = active;
+            self.parting = Some(Parting {
+                job,
+                plan,
+                report,
+                _watch: watch,
+            });
+        } else {
+            self.answer(active.job, active.plan, report);
+        }
+    }
+
+    pub(super) fn parted(&mut self) {
+        if let Some(Parting {
+            job, plan, report, ..
+        }) = self.parting.take()
+        {
+            self.answer(job, plan, report);
+            self.begin_next();
+        }
     }
 
     /// What a handover prepared comes into force.

@@ -160,9 +160,13 @@ impl Runner {
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
         let (output, standard) = output::capture(name, generation).map_err(system)?;
         let open_files = self.context.open_files;
+        let number = process::Number {
+            generation,
+            instance,
+        };
         let pid = process::start(
             &plan,
-            (generation, instance),
+            number,
             &listeners,
             &self.store,
             &notify,
