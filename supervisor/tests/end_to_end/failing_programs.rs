@@ -247,7 +247,7 @@ fn a_rollback_to_a_program_that_does_not_come_up_either() {
 
 #[test]
 fn a_serving_program_that_crashes_is_respawned_and_clients_wait_meanwhile() {
-    let supervisor = Setup::server(["--boot", "0.5"]).start();
+    let mut supervisor = Setup::server(["--boot", "0.5"]).start();
     let address = supervisor.address("http");
     let (_, pid) = supervisor.serving();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -257,7 +257,7 @@ fn a_serving_program_that_crashes_is_respawned_and_clients_wait_meanwhile() {
     for client in clients {
         assert!(answer(client).contains("generation=2"));
     }
-    assert_eq!(supervisor.serving().0, 2);
+    supervisor.settle();
     supervisor.stop();
 }
 
@@ -324,6 +324,40 @@ fn the_old_program_dies_while_the_new_one_boots() {
     let (status, said) = supervisor.finish(reload);
     assert_eq!(status, Some(0), "{said}");
     assert!(answer(client).contains("generation=2"));
+    supervisor.stop();
+}
+
+#[test]
+fn a_bad_new_program_does_not_stop_the_respawn_of_the_old_one() {
+    let mut supervisor = Setup::server(["--boot-until", "{dir}/go"]).start_with("go");
+    std::fs::remove_file(supervisor.path("go")).unwrap();
+    let (_, pid) = supervisor.serving();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let mut events = supervisor.events();
+    events.wait_for_generation("started", 2);
+    let client = ask(supervisor.address("http"), "/");
+    let said = supervisor.expect(1, ["reload", "--", "false"]);
+    assert!(said.contains("status 1"), "{said}");
+    supervisor.write("go", "");
+    assert!(answer(client).contains("generation=2"));
+    supervisor.settle();
+    assert_eq!(supervisor.serving().0, 2);
+    supervisor.stop();
+}
+
+#[test]
+fn a_good_new_program_overtakes_the_respawn_of_the_old_one() {
+    let mut supervisor = Setup::server(["--boot-until", "{dir}/go"]).start_with("go");
+    std::fs::remove_file(supervisor.path("go")).unwrap();
+    let (_, pid) = supervisor.serving();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    supervisor.events().wait_for_generation("started", 2);
+    let client = ask(supervisor.address("http"), "/");
+    let server = supervisor.server();
+    supervisor.expect(0, ["reload", "--", &server, "--release", "good"]);
+    assert!(answer(client).contains("release=good"));
+    supervisor.settle();
+    assert_eq!(supervisor.serving().0, 3);
     supervisor.stop();
 }
 

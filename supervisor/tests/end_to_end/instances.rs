@@ -310,6 +310,34 @@ fn a_sequential_handover_that_fails_brings_the_old_program_back() {
 }
 
 #[test]
+fn a_sequential_handover_waits_for_a_respawn_that_it_ends() {
+    // The lock is taken before the boot, so the one that boots is in the way.
+    let setup = Setup::server(["--lock", "{dir}/lock", "--boot-until", "{dir}/go"])
+        .args(["--strategy", "sequential"]);
+    let mut supervisor = setup.start_with("go");
+    std::fs::remove_file(supervisor.path("go")).unwrap();
+    let (_, pid) = supervisor.serving();
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    supervisor.events().wait_for_generation("started", 2);
+    let lock = supervisor.path("lock");
+    eventually("it has the lock", || {
+        let taken = std::process::Command::new("flock")
+            .args(["--nonblock", lock.to_str().unwrap(), "true"])
+            .status()
+            .unwrap();
+        !taken.success()
+    });
+    let client = ask(supervisor.address("http"), "/");
+    let server = supervisor.server();
+    let words = ["reload", "--", &server, "--release", "good", "--lock"];
+    supervisor.expect(0, [&words[..], &[lock.to_str().unwrap()]].concat());
+    assert!(answer(client).contains("release=good"));
+    supervisor.settle();
+    supervisor.stop();
+}
+
+#[test]
 fn a_sequential_program_that_cannot_even_be_found_does_not_stop_the_old_one() {
     let supervisor = exclusive().start();
     let before = supervisor.serving();
