@@ -56,7 +56,11 @@ fn hand_over(wanted: &Wanted, request: &Request, timeout: Option<Span>, json: bo
             Ok(Some(Reply::Refused(refusal))) => return refused(&refusal),
             Ok(Some(Reply::Event(_) | Reply::Status(_) | Reply::Done)) => {}
             Ok(None) => return worst.into(),
-            Err(error) => return no_reply(&error),
+            // It was asked; what came of it cannot be told.
+            Err(error) => {
+                complain(&error.to_string());
+                return exit::UNKNOWN.into();
+            }
         }
     }
 }

@@ -47,10 +47,15 @@ pub(crate) fn ask(
     let mut stream = place::connect(wanted)?;
     let mut line = serde_json::to_vec(request).map_err(|e| NoReply::BrokenOff(e.to_string()))?;
     line.push(b'\n');
-    stream
+    let sent = stream
         .set_write_timeout(Some(LONGEST_SEND))
-        .and_then(|()| stream.write_all(&line))
-        .map_err(|error| NoReply::BrokenOff(error.to_string()))?;
+        .and_then(|()| stream.write_all(&line));
+    match sent {
+        Ok(()) => {}
+        // It was not read to its end; why stands in the reply.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => return Err(NoReply::BrokenOff(error.to_string())),
+    }
     Ok(Conversation {
         stream: BufReader::new(stream),
         deadline,

@@ -90,6 +90,12 @@ impl Inherited {
             let Some(raw) = passed.take_raw_fd(index)? else {
                 continue;
             };
+            // A number that means something else, or nothing, is not ours to close.
+            let link = std::fs::read_link(format!("/proc/self/fd/{raw}")).unwrap_or_default();
+            if !link.to_string_lossy().starts_with("socket:") {
+                let text = format!("descriptor {raw} is not a socket");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
             let fd = crate::sys::own(raw);
             // systemd calls a socket without FileDescriptorName= after its unit, or `unknown`.
             let given = names.get(index).copied().unwrap_or("unknown");

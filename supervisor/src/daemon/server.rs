@@ -22,6 +22,9 @@ use crate::control::protocol::{Event, Fault, LONGEST_REQUEST_BYTES, Refusal, Rep
 /// So many clients are answered at once.
 const MOST_CLIENTS: usize = 64;
 
+/// So many of them may follow the events; the others have room to ask for something.
+const MOST_FOLLOWERS: usize = 32;
+
 /// How long a client may take to say what it wants.
 const LONGEST_ASK: Duration = Duration::from_secs(10);
 
@@ -79,6 +82,7 @@ async fn accept(
     history: History,
     places: Arc<Semaphore>,
 ) {
+    let followers = Arc::new(Semaphore::new(MOST_FOLLOWERS));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -92,6 +96,7 @@ async fn accept(
         let client = Client {
             stream: BufReader::new(stream),
             inputs: inputs.clone(),
+            followers: Arc::clone(&followers),
         };
         let history = history.clone();
         match Arc::clone(&places).try_acquire_owned() {
@@ -101,8 +106,10 @@ async fn accept(
                 }
                 drop(place);
             })),
-            // It is told by the closed connection; there is no room to tell it more.
-            Err(_) => tracing::warn!("more than {MOST_CLIENTS} clients; one was turned away"),
+            Err(_) => {
+                tracing::warn!("more than {MOST_CLIENTS} clients; one was turned away");
+                client.turn_away();
+            }
         }
     }
 }
@@ -110,6 +117,8 @@ async fn accept(
 struct Client {
     stream: BufReader<UnixStream>,
     inputs: Inputs,
+    /// Places for followers, which stay for as long as they like.
+    followers: Arc<Semaphore>,
 }
 
 impl Client {
@@ -133,6 +142,12 @@ impl Client {
                 self.tell(&Reply::Status(status)).await?;
             }
             Request::Events { follow } => {
+                let followers = Arc::clone(&self.followers);
+                let place = followers.try_acquire().ok();
+                if follow && place.is_none() {
+                    let reason = format!("{MOST_FOLLOWERS} clients follow the events already");
+                    return self.refuse(Fault::State, &reason).await;
+                }
                 let (kept, events) = history.follow();
                 // A follower that held the history would keep it, and itself, from ending.
                 drop(history);
@@ -243,6 +258,19 @@ impl Client {
             .send(Input::Asked(asked))
             .await
             .map_err(|_| ended())
+    }
+
+    /// Says that there is no room, without waiting for anything.
+    fn turn_away(&self) {
+        let refusal = Reply::Refused(Refusal {
+            fault: Fault::State,
+            reason: format!("{MOST_CLIENTS} clients are being answered; try again"),
+        });
+        if let Ok(mut line) = serde_json::to_vec(&refusal) {
+            line.push(b'\n');
+            // Its buffer is empty; if it has gone, nobody wants to know.
+            let _gone = self.stream.get_ref().try_write(&line);
+        }
     }
 
     async fn refuse(&mut self, fault: Fault, reason: &str) -> io::Result<()> {

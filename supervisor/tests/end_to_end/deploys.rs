@@ -116,7 +116,8 @@ fn rename_over(supervisor: &Supervisor) {
     fs::rename(supervisor.path("app.new"), supervisor.path("app")).unwrap();
 }
 
-fn crash(supervisor: &Supervisor) {
+fn crash(supervisor: &mut Supervisor) {
+    supervisor.settle();
     let (_, pid) = supervisor.serving();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     eventually("it is dead", || !is_alive(pid));
@@ -157,9 +158,9 @@ fn a_program_deleted_is_reported_and_comes_back() {
 
 #[test]
 fn a_crash_after_the_program_was_renamed_over_respawns_what_was_proven() {
-    let supervisor = of_a_copy();
+    let mut supervisor = of_a_copy();
     rename_over(&supervisor);
-    crash(&supervisor);
+    crash(&mut supervisor);
     version(&supervisor, "1.0.0");
     supervisor.reload();
     version(&supervisor, "2.0.0");
@@ -168,10 +169,10 @@ fn a_crash_after_the_program_was_renamed_over_respawns_what_was_proven() {
 
 #[test]
 fn a_crash_after_the_program_was_deleted_respawns_what_was_proven() {
-    let supervisor = of_a_copy();
+    let mut supervisor = of_a_copy();
     fs::remove_file(supervisor.path("app")).unwrap();
     for _ in 0..2 {
-        crash(&supervisor);
+        crash(&mut supervisor);
         // The second time in a row there is a pause; clients wait.
         version(&supervisor, "1.0.0");
     }
@@ -381,15 +382,15 @@ fn a_variable_that_left_the_environment_file_is_gone_from_the_next_generation() 
 
 #[test]
 fn a_script_deleted_or_overwritten_in_place_is_respawned_as_it_was() {
-    let supervisor = Setup::server(["--release", "proven"]).start();
+    let mut supervisor = Setup::server(["--release", "proven"]).start();
     fs::write(supervisor.path("server"), "#!/bin/sh\nexit 9\n").unwrap();
-    crash(&supervisor);
+    crash(&mut supervisor);
     let client = ask(supervisor.address("http"), "/");
     assert!(answer(client).contains("release=proven"));
     let said = supervisor.expect(1, ["reload"]);
     assert!(said.contains("status 9"), "{said}");
     fs::remove_file(supervisor.path("server")).unwrap();
-    crash(&supervisor);
+    crash(&mut supervisor);
     assert!(get(supervisor.address("http"), "/").contains("release=proven"));
     supervisor.stop();
 }

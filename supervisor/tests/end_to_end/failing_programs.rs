@@ -91,6 +91,16 @@ fn a_new_program_that_goes_into_the_background() {
 }
 
 #[test]
+fn a_new_program_that_makes_the_listener_block_and_fails() {
+    // The flag belongs to the socket, which the old program shares.
+    let script = "import fcntl, os, sys
+fcntl.fcntl(3, fcntl.F_SETFL, fcntl.fcntl(3, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+sys.exit(11)";
+    let command = ["python3", "-c", script];
+    fails(Setup::demo(), &command, "exited with status 11").stop();
+}
+
+#[test]
 fn a_new_program_that_is_killed_at_any_moment_of_its_boot() {
     let mut supervisor = Setup::server(["--boot-until", "{dir}/go"])
         .args(["--probation", "0s"])
@@ -207,8 +217,37 @@ fn a_new_program_that_has_lived_through_its_probation_is_proven() {
 }
 
 #[test]
+fn a_rollback_to_a_program_that_does_not_come_up_either() {
+    let mut supervisor = Setup::server(["--release", "old", "--fail-if", "{dir}/broken"]).start();
+    let server = supervisor.server();
+    let words = [
+        "reload",
+        "--until-proven",
+        "--",
+        &server,
+        "--release",
+        "bad",
+    ];
+    let reload = supervisor.begin(words);
+    supervisor.events().wait_for_generation("committed", 2);
+    supervisor.write("broken", "");
+    let (_, pid) = supervisor.serving();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let (status, said) = supervisor.finish(reload);
+    assert_eq!(status, Some(5), "{said}");
+    assert!(said.contains("did not come up either"), "{said}");
+    // It is tried again and again; clients wait, and a good program ends it.
+    let client = ask(supervisor.address("http"), "/");
+    assert_eq!(supervisor.service()["state"], "backing-off");
+    supervisor.expect(0, ["reload", "--", &server, "--release", "good"]);
+    assert!(answer(client).contains("release=good"));
+    supervisor.settle();
+    supervisor.stop();
+}
+
+#[test]
 fn a_serving_program_that_crashes_is_respawned_and_clients_wait_meanwhile() {
-    let supervisor = Setup::server(["--boot", "0.5"]).start();
+    let mut supervisor = Setup::server(["--boot", "0.5"]).start();
     let address = supervisor.address("http");
     let (_, pid) = supervisor.serving();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -218,7 +257,7 @@ fn a_serving_program_that_crashes_is_respawned_and_clients_wait_meanwhile() {
     for client in clients {
         assert!(answer(client).contains("generation=2"));
     }
-    assert_eq!(supervisor.serving().0, 2);
+    supervisor.settle();
     supervisor.stop();
 }
 
@@ -285,6 +324,40 @@ fn the_old_program_dies_while_the_new_one_boots() {
     let (status, said) = supervisor.finish(reload);
     assert_eq!(status, Some(0), "{said}");
     assert!(answer(client).contains("generation=2"));
+    supervisor.stop();
+}
+
+#[test]
+fn a_bad_new_program_does_not_stop_the_respawn_of_the_old_one() {
+    let mut supervisor = Setup::server(["--boot-until", "{dir}/go"]).start_with("go");
+    std::fs::remove_file(supervisor.path("go")).unwrap();
+    let (_, pid) = supervisor.serving();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let mut events = supervisor.events();
+    events.wait_for_generation("started", 2);
+    let client = ask(supervisor.address("http"), "/");
+    let said = supervisor.expect(1, ["reload", "--", "false"]);
+    assert!(said.contains("status 1"), "{said}");
+    supervisor.write("go", "");
+    assert!(answer(client).contains("generation=2"));
+    supervisor.settle();
+    assert_eq!(supervisor.serving().0, 2);
+    supervisor.stop();
+}
+
+#[test]
+fn a_good_new_program_overtakes_the_respawn_of_the_old_one() {
+    let mut supervisor = Setup::server(["--boot-until", "{dir}/go"]).start_with("go");
+    std::fs::remove_file(supervisor.path("go")).unwrap();
+    let (_, pid) = supervisor.serving();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    supervisor.events().wait_for_generation("started", 2);
+    let client = ask(supervisor.address("http"), "/");
+    let server = supervisor.server();
+    supervisor.expect(0, ["reload", "--", &server, "--release", "good"]);
+    assert!(answer(client).contains("release=good"));
+    supervisor.settle();
+    assert_eq!(supervisor.serving().0, 3);
     supervisor.stop();
 }
 

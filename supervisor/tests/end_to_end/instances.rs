@@ -164,6 +164,36 @@ exec {dir}/server --release new
     supervisor.stop();
 }
 
+#[test]
+fn a_replaced_instance_that_dies_while_the_next_one_boots_brings_all_back() {
+    let setup = Setup::server(["--release", "old"]).args(THREE);
+    let second = "#!/bin/sh
+echo once >>{dir}/runs
+[ $(wc -l <{dir}/runs) -le 1 ] || exec {dir}/server --boot-until {dir}/never
+exec {dir}/server --release new
+";
+    let second = setup.script("second", second);
+    let mut supervisor = setup.start();
+    let before = serving(&supervisor);
+    let reload = supervisor.begin(["reload", "--", second.to_str().unwrap()]);
+    let mut events = supervisor.events();
+    events.wait_for_generation("ready", 2);
+    events.wait_for_generation("started", 2);
+    let (_, pid) = *serving(&supervisor).last().unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (status, said) = supervisor.finish(reload);
+    assert_eq!(status, Some(5), "{said}");
+    supervisor.settle();
+    let after = serving(&supervisor);
+    assert_eq!(after.len(), 3);
+    assert_eq!(before.iter().filter(|one| after.contains(one)).count(), 2);
+    for _ in 0..10 {
+        assert!(get(supervisor.address("http"), "/").contains("release=old"));
+    }
+    supervisor.stop();
+}
+
 const NUMBERED: &str = r#"
 [service.web]
 command = ["{dir}/server"]
@@ -276,6 +306,34 @@ fn a_sequential_handover_that_fails_brings_the_old_program_back() {
     assert_eq!(last["strategy"], "sequential");
     supervisor.settle();
     supervisor.reload();
+    supervisor.stop();
+}
+
+#[test]
+fn a_sequential_handover_waits_for_a_respawn_that_it_ends() {
+    // The lock is taken before the boot, so the one that boots is in the way.
+    let setup = Setup::server(["--lock", "{dir}/lock", "--boot-until", "{dir}/go"])
+        .args(["--strategy", "sequential"]);
+    let mut supervisor = setup.start_with("go");
+    std::fs::remove_file(supervisor.path("go")).unwrap();
+    let (_, pid) = supervisor.serving();
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    supervisor.events().wait_for_generation("started", 2);
+    let lock = supervisor.path("lock");
+    eventually("it has the lock", || {
+        let taken = std::process::Command::new("flock")
+            .args(["--nonblock", lock.to_str().unwrap(), "true"])
+            .status()
+            .unwrap();
+        !taken.success()
+    });
+    let client = ask(supervisor.address("http"), "/");
+    let server = supervisor.server();
+    let words = ["reload", "--", &server, "--release", "good", "--lock"];
+    supervisor.expect(0, [&words[..], &[lock.to_str().unwrap()]].concat());
+    assert!(answer(client).contains("release=good"));
+    supervisor.settle();
     supervisor.stop();
 }
 

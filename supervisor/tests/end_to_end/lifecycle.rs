@@ -74,6 +74,76 @@ fn a_request_that_is_longer_than_the_deadline_ends_with_it() {
 }
 
 #[test]
+fn an_old_program_that_is_stopped_is_killed_at_its_deadline() {
+    let mut supervisor = Setup::server([]).args(["--drain-timeout", "300ms"]).start();
+    let (_, pid) = supervisor.serving();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    supervisor.reload();
+    assert!(get(supervisor.address("http"), "/").contains("generation=2"));
+    supervisor.settle();
+    assert!(!is_alive(pid));
+    supervisor.stop();
+}
+
+#[test]
+fn a_hundred_generations_that_do_not_end_are_all_known_and_ended() {
+    // Ignored signals stay ignored over an exec.
+    let stubborn = ["sh", "-c", "trap '' TERM; exec sleep 612"];
+    let mut supervisor = Setup::program(stubborn)
+        .args(["--ready", "after:1ms", "--most-draining", "200"])
+        .start();
+    for _ in 0..100 {
+        supervisor.reload();
+    }
+    let service = supervisor.service();
+    assert_eq!(phases(&service, "draining"), 100);
+    let children = children_of(supervisor.pid());
+    assert_eq!(children.len(), 101);
+    supervisor.expect(0, ["stop", "--timeout", "0s"]);
+    assert_eq!(supervisor.wait(), Some(0));
+    assert!(children.iter().all(|child| !is_alive(child.as_raw())));
+}
+
+#[test]
+fn a_storm_of_reloads_with_requests_that_do_not_end_piles_nothing_up() {
+    let mut supervisor = Setup::server([])
+        .args(["--most-draining", "2", "--drain-timeout", "200ms"])
+        .start();
+    let address = supervisor.address("http");
+    let mut held = Vec::new();
+    let mut most = 0;
+    for _ in 0..40 {
+        held.push(ask(address, "/until/never"));
+        supervisor.signal(Signal::SIGHUP);
+        most = most.max(children_of(supervisor.pid()).len());
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    // Two that drain, one that serves, one that boots.
+    assert!(most <= 4, "{most} processes at once");
+    supervisor.reload();
+    supervisor.settle();
+    assert_eq!(children_of(supervisor.pid()).len(), 1);
+    supervisor.stop();
+}
+
+#[test]
+fn every_line_of_output_names_its_generation() {
+    let says = "echo \"says $HEIRLOOM_GENERATION\"; echo \"errs $HEIRLOOM_GENERATION\" >&2; exec sleep 613";
+    let supervisor = Setup::program(["sh", "-c", says])
+        .args(["--ready", "after:1ms", "--name", "talker"])
+        .start();
+    supervisor.reload();
+    for generation in 1..=2 {
+        eventually("both lines are in the log", || {
+            let log = supervisor.log();
+            log.contains(&format!("talker/{generation}: stdout| says {generation}"))
+                && log.contains(&format!("talker/{generation}: stderr| errs {generation}"))
+        });
+    }
+    supervisor.stop();
+}
+
+#[test]
 fn five_generations_drain_at_once_and_each_finishes_its_request() {
     let mut supervisor = Setup::server([]).start();
     let address = supervisor.address("http");
@@ -329,6 +399,24 @@ fn a_supervisor_that_is_the_first_process_reaps_orphans_and_stops_when_told() {
     supervisor.settle();
     kill(first, Signal::SIGTERM).unwrap();
     assert_eq!(supervisor.wait(), Some(0));
+}
+
+#[test]
+fn a_client_that_waits_while_the_supervisor_is_killed_knows_that_it_knows_nothing() {
+    let mut supervisor = Setup::server([]).start();
+    let server = supervisor.server();
+    let (_, old) = supervisor.serving();
+    let reload = supervisor.begin(["reload", "--", &server, "--boot-until", "never"]);
+    let started = supervisor.events().wait_for_generation("started", 2);
+    let new = started["text"].as_str().unwrap().rsplit(' ').next();
+    let new: i32 = new.unwrap().parse().unwrap();
+    supervisor.signal(Signal::SIGKILL);
+    supervisor.wait();
+    let (status, said) = supervisor.finish(reload);
+    for pid in [old, new] {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+    assert_eq!(status, Some(4), "{said}");
 }
 
 #[test]

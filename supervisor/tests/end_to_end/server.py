@@ -77,10 +77,12 @@ def answer(connection, release):
             pass  # The client has gone.
 
 
-def serve(listeners, release):
+def serve(listeners, release, stubborn):
     told, tell = socket.socketpair()
     tell.setblocking(False)
     signal.set_wakeup_fd(tell.fileno())
+    if not stubborn:
+        signal.signal(signal.SIGTERM, lambda *_: None)
     selector = selectors.DefaultSelector()
     selector.register(told, selectors.EVENT_READ)
     for listener in listeners:
@@ -116,7 +118,8 @@ def main():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit("another one runs")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if wanted.stubborn else lambda *_: None)
+    if wanted.stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if wanted.extend:
         notify("EXTEND_TIMEOUT_USEC=%d" % (wanted.extend * 1e6))
     time.sleep(wanted.boot)
@@ -128,7 +131,8 @@ def main():
             notify("READY=1")
         threading.Thread(target=say_it, daemon=True).start()
     count = int(os.environ.get("LISTEN_FDS", 0))
-    serve([socket.socket(fileno=3 + number) for number in range(count)], wanted.release)
+    listeners = [socket.socket(fileno=3 + number) for number in range(count)]
+    serve(listeners, wanted.release, wanted.stubborn)
 
 
 main()

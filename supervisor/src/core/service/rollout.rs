@@ -110,15 +110,16 @@ impl Service {
                 actions.push(Action::Retire(process));
                 Stage::Emptying(process)
             }
-            Slot::Starting { process, .. } if !rehearsal => {
+            Slot::Starting { process, .. } if sequential && !rehearsal => {
                 self.slots[slot] = Slot::Vacant;
                 actions.push(Action::Discard(process));
-                Stage::Starting(self.spawn(rollout.plan, rollout.to, slot, actions))
+                Stage::Emptying(process)
             }
             Slot::BackingOff { .. } if !rehearsal => {
                 self.slots[slot] = Slot::Vacant;
                 Stage::Starting(self.spawn(rollout.plan, rollout.to, slot, actions))
             }
+            // What starts there may yet be what serves, should the new one fail.
             Slot::Vacant
             | Slot::Serving { .. }
             | Slot::Starting { .. }
@@ -141,8 +142,10 @@ impl Service {
             return;
         }
         let slot = rollout.slot;
-        if let Slot::Serving { process: old, .. } = self.slots[slot] {
-            actions.push(Action::Retire(old));
+        match self.slots[slot] {
+            Slot::Serving { process: old, .. } => actions.push(Action::Retire(old)),
+            Slot::Starting { process: old, .. } => actions.push(Action::Discard(old)),
+            Slot::Vacant | Slot::BackingOff { .. } => {}
         }
         self.slots[slot] = Slot::Serving {
             process,

@@ -347,6 +347,24 @@ fn a_program_that_keeps_dying_is_held_back_longer_and_longer() {
 }
 
 #[test]
+fn a_respawn_under_way_goes_on_until_a_new_process_is_ready() {
+    let mut world = World::serving(OVERLAP);
+    let old = world.only(Doing::Serving);
+    world.feed(Event::Died(old));
+    let respawned = world.only(Doing::Starting);
+    world.hand_over(Kind::Reload);
+    let new = *world.all(Doing::Starting).last().unwrap();
+    assert_ne!(new, respawned);
+    let mut failing = world.clone();
+    failing.feed(Event::FailedToStart(new));
+    failing.feed(Event::Ready(respawned));
+    assert_eq!(failing.only(Doing::Serving), respawned);
+    world.feed(Event::Ready(new));
+    assert_eq!(world.only(Doing::Serving), new);
+    assert_eq!(world.only(Doing::Leaving), respawned);
+}
+
+#[test]
 fn instances_are_replaced_one_at_a_time() {
     let policy = Policy {
         instances: 3,
