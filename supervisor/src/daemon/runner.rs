@@ -2,10 +2,13 @@
 //!
 //! Owns its processes, listeners, plans and deadlines, and carries what happens to them into the
 //! pure machines and their actions out into the world. Which handover comes next, and what a client
-//! is told of it, is in [`handovers`]; the life of single processes in [`lives`].
+//! is told of it, is in [`handovers`]; the life of single processes in [`lives`], how they are started
+//! in [`starts`], what they say in [`notices`].
 
 mod handovers;
 mod lives;
+mod notices;
+mod starts;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -27,7 +30,8 @@ use crate::control::protocol::{
 use crate::core::generation::Phase;
 use crate::core::service::{self as machine, Action, Event, PlanId, Policy, ProcessId, State};
 use handovers::{Active, Job, Parting, Proving};
-use lives::{Failure, ReadyCommand};
+use lives::Failure;
+use starts::ReadyCommand;
 
 /// What every service shares.
 #[derive(Clone, Debug)]
