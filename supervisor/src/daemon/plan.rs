@@ -10,18 +10,12 @@ mod surroundings;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
-
-use nix::fcntl::AtFlags;
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::{AccessFlags, Group, User, faccessat, getgrouplist};
-
-use heirloom_handover::environment::OF_THE_SUPERVISOR_ALONE;
 
 use crate::config::service::Service;
 use crate::sys::spawn::{Identity, Program};

@@ -18,20 +18,19 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
 use super::history::History;
-use super::input::{Asked, Awaited, Input, QUEUE, ServiceInput, Signal};
+use super::input::{Input, QUEUE, ServiceInput, Signal};
 use super::listeners::Inherited;
-use super::runner::{Context, Runner, Waiter, What};
+use super::runner::{Context, Runner, What};
 use super::server::Server;
+use super::signals;
 use super::strays::Strays;
 use super::systemd::Systemd;
 use super::timer::Timer;
-use super::{inspect, signals};
 use crate::cli::exit;
-use crate::config::file::{self, Configuration};
+use crate::config::file::Configuration;
 use crate::config::listen::{Address, ListenSpec, Options};
-use crate::config::service::Service;
 use crate::control::place::ControlSocket;
-use crate::control::protocol::{Fault, Refusal, Request, Status};
+use crate::control::protocol::Status;
 use crate::log::Log;
 
 /// What a supervisor is started with.

@@ -3,24 +3,17 @@
 //! Owns telling a script from a binary, and a whole binary from one that is still being copied.
 
 use super::{Unusable, unusable};
-use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::fcntl::AtFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::{AccessFlags, Group, User, faccessat, getgrouplist};
-
-use heirloom_handover::environment::OF_THE_SUPERVISOR_ALONE;
-
-use crate::config::service::Service;
-use crate::sys::spawn::{Identity, Program};
+use nix::unistd::{AccessFlags, faccessat};
 
 /// Scripts up to this size are kept in memory, so that they outlive their file.
 const LARGEST_SCRIPT_BYTES: u64 = 4 << 20;

@@ -4,21 +4,18 @@ use super::{Unusable, unusable};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::fcntl::AtFlags;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, Group, User, faccessat, getgrouplist};
 
 use heirloom_handover::environment::OF_THE_SUPERVISOR_ALONE;
 
 use crate::config::service::Service;
-use crate::sys::spawn::{Identity, Program};
+use crate::sys::spawn::Identity;
 
 /// No environment file is larger than this.
 const LARGEST_ENV_FILE_BYTES: u64 = 1 << 20;

@@ -3,31 +3,23 @@
 //! Owns carrying the table of `core::generation` out: signals, deadlines, the watchdog, and the
 //! commands that test readiness.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use heirloom_handover::fds::Received;
-use heirloom_handover::notify::{self, Store as StoreRequest, Watchdog};
-
 use super::Runner;
-use crate::config::service::{Ready, Service};
+use crate::config::service::Ready;
 use crate::control::protocol::EventKind;
 use crate::core::generation::{self, Event as Life, Patience, Phase};
-use crate::core::service::{Event, Generation, PlanId, ProcessId};
-use crate::daemon::family::Family;
+use crate::core::service::{Event, ProcessId};
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
-use crate::daemon::notify_socket::NotifySocket;
 use crate::daemon::output;
-use crate::daemon::plan;
-use crate::daemon::process::{self, Deadlines, Process};
-use crate::daemon::readiness::{self, Seen};
-use crate::daemon::timer::Timer;
+use crate::daemon::process::{self, Process};
+use crate::daemon::readiness::Seen;
 
 /// What a process that never served, or left others behind, gets to end; its drain timeout if that
 /// is shorter.

@@ -1,30 +1,16 @@
 //! What the processes of one service say of themselves: their `sd_notify(3)` messages.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use heirloom_handover::fds::Received;
 use heirloom_handover::notify::{self, Store as StoreRequest, Watchdog};
 
 use super::Runner;
-use crate::config::service::{Ready, Service};
-use crate::control::protocol::EventKind;
-use crate::core::generation::{self, Event as Life, Patience, Phase};
-use crate::core::service::{Event, Generation, PlanId, ProcessId};
-use crate::daemon::family::Family;
-use crate::daemon::input::{Input, ProcessInput, ServiceInput};
-use crate::daemon::notify_socket::NotifySocket;
-use crate::daemon::output;
-use crate::daemon::plan;
-use crate::daemon::process::{self, Deadlines, Process};
-use crate::daemon::readiness::{self, Seen};
-use crate::daemon::timer::Timer;
+use crate::config::service::Ready;
+use crate::core::generation::{Event as Life, Phase};
+use crate::core::service::{Generation, ProcessId};
 
 /// A program may not put off its own deadlines by more than this at a time.
 const LONGEST_EXTENSION: Duration = Duration::from_secs(3600);

@@ -8,20 +8,16 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tokio::time::Instant;
-
-use heirloom_handover::fds::Received;
-use heirloom_handover::notify::{self, Store as StoreRequest, Watchdog};
 
 use super::Runner;
 use crate::config::service::{Ready, Service};
 use crate::control::protocol::EventKind;
-use crate::core::generation::{self, Event as Life, Patience, Phase};
+use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::{Event, Generation, PlanId, ProcessId};
 use crate::daemon::family::Family;
-use crate::daemon::input::{Input, ProcessInput, ServiceInput};
+use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::notify_socket::NotifySocket;
 use crate::daemon::output;
 use crate::daemon::plan;
@@ -40,7 +36,7 @@ const COMMAND_EVERY: Duration = Duration::from_millis(200);
 /// A running command that tests the readiness of a process.
 #[derive(Debug)]
 pub(crate) struct ReadyCommand {
-    process: ProcessId,
+    pub(super) process: ProcessId,
     _limit: Timer,
 }
 

@@ -1,34 +1,16 @@
 //! What clients and signals ask of the supervisor: which services are meant, by which configuration,
 //! and where the answer goes.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::rc::Rc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::cli::exit;
 use crate::config::file::{self, Configuration};
-use crate::config::listen::{Address, ListenSpec, Options};
 use crate::config::service::Service;
-use crate::control::place::ControlSocket;
-use crate::control::protocol::{Fault, Refusal, Request, Status};
-use crate::daemon::history::History;
-use crate::daemon::input::{Asked, Awaited, Input, QUEUE, ServiceInput, Signal};
-use crate::daemon::listeners::Inherited;
-use crate::daemon::runner::{Context, Runner, Waiter, What};
-use crate::daemon::server::Server;
-use crate::daemon::strays::Strays;
-use crate::daemon::systemd::Systemd;
-use crate::daemon::timer::Timer;
-use crate::daemon::{inspect, signals};
-use crate::log::Log;
+use crate::control::protocol::{Fault, Refusal, Request};
+use crate::daemon::input::{Asked, Awaited};
+use crate::daemon::inspect;
+use crate::daemon::runner::{Runner, Waiter, What};
 
 use super::{Stage, Supervisor};
 
