@@ -23,7 +23,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollout::{Purpose, Rollout, Stage};
-use slots::Slot;
+use slots::{LOOK_AGAIN_AFTER, Slot};
 pub(crate) use vocabulary::{
     Action, Event, Finish, Generation, Job, Kind, Outcome, PlanId, Policy, ProcessId, State,
     Strategy,
@@ -43,8 +43,8 @@ enum Activity {
 pub(crate) struct Service {
     policy: Policy,
     slots: Vec<Slot>,
-    /// Every process that was spawned and is not gone.
-    living: BTreeMap<ProcessId, Generation>,
+    /// Every process that was spawned and is not gone: its generation and slot.
+    living: BTreeMap<ProcessId, (Generation, usize)>,
     activity: Activity,
     /// A handover that arrived while another ran.
     next: Option<Job>,
@@ -56,6 +56,7 @@ pub(crate) struct Service {
     plans: BTreeSet<PlanId>,
     /// The last handover that committed.
     last_commit: (Generation, Generation),
+    last_death: ProcessId,
     stopping: bool,
     stopped: bool,
     last_process: u64,
@@ -77,6 +78,7 @@ impl Service {
             proven: Vec::new(),
             plans: BTreeSet::new(),
             last_commit: (0, 0),
+            last_death: ProcessId(0),
             stopping: false,
             stopped: false,
             last_process: 0,
@@ -91,6 +93,11 @@ impl Service {
             .rev()
             .find(|plan| Some(**plan) != self.current)
             .copied()
+    }
+
+    /// What the slots run when nothing is being done.
+    pub(crate) fn current(&self) -> Option<PlanId> {
+        self.current
     }
 
     /// Whether the plan has lived through its probation.
@@ -142,6 +149,7 @@ impl Service {
             Event::Died(process) => self.on_died(process, &mut actions),
             Event::Gone(process) => self.on_gone(process, &mut actions),
             Event::Proved(process) => self.on_proved(process, &mut actions),
+            Event::Settled(process) => self.on_settled(process),
             Event::BackoffOver(slot) => self.on_backoff_over(slot, &mut actions),
             Event::Stop => self.on_stop(&mut actions),
             Event::StopAtOnce => self.on_stop_at_once(&mut actions),
@@ -227,6 +235,7 @@ impl Service {
             return;
         };
         self.slots[slot] = Slot::Vacant;
+        self.last_death = process;
         match &self.activity {
             Activity::Replacing(rollout) => {
                 let replaces_it = rollout.slot == slot;
@@ -270,10 +279,9 @@ impl Service {
         }
         match &self.activity {
             Activity::Replacing(rollout) if rollout.stage == Stage::Emptying(process) => {
-                let mut rollout = rollout.clone();
-                rollout.stage =
-                    Stage::Starting(self.spawn(rollout.plan, rollout.to, rollout.slot, actions));
-                self.activity = Activity::Replacing(rollout);
+                let rollout = rollout.clone();
+                let slot = rollout.slot;
+                self.enter_slot(rollout, slot, actions);
             }
             Activity::WaitingForRoom(job) => {
                 let job = *job;
@@ -289,14 +297,20 @@ impl Service {
         let Some(slot) = self.slot_of(process) else {
             return;
         };
-        let Slot::Serving { plan, failures, .. } = &mut self.slots[slot] else {
+        let Slot::Serving { plan, .. } = self.slots[slot] else {
             return;
         };
-        *failures = 0;
-        let plan = *plan;
         let rolled_out = !matches!(&self.activity, Activity::Replacing(r) if r.plan == plan);
         if rolled_out {
             self.prove(plan, actions);
+        }
+    }
+
+    fn on_settled(&mut self, process: ProcessId) {
+        if let Some(slot) = self.slot_of(process)
+            && let Slot::Serving { failures, .. } = &mut self.slots[slot]
+        {
+            *failures = 0;
         }
     }
 
@@ -304,7 +318,13 @@ impl Service {
         let Some(Slot::BackingOff { plan, failures }) = self.slots.get(slot).copied() else {
             return;
         };
-        if !self.stopping {
+        if self.stopping {
+            return;
+        }
+        if self.must_wait_for(slot, self.policy).is_some() {
+            let delay = LOOK_AGAIN_AFTER;
+            actions.push(Action::StartBackoff { slot, delay });
+        } else {
             let generation = self.next_generation();
             self.start_slot(slot, plan, generation, failures, actions);
         }

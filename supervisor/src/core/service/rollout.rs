@@ -103,29 +103,31 @@ impl Service {
         let sequential = rollout.policy.strategy == Strategy::Sequential;
         let rehearsal = rollout.purpose == Purpose::Asked(Kind::DryRun);
         rollout.slot = slot;
+        let spawned = |machine: &mut Self, rollout: &Rollout, actions: &mut Actions| {
+            Stage::Starting(machine.spawn(rollout.plan, rollout.to, slot, actions))
+        };
         rollout.stage = match self.slots[slot] {
-            Slot::Serving { process, .. } if sequential && !rehearsal => {
+            _any if rehearsal => spawned(self, &rollout, actions),
+            Slot::Serving { process, .. } if sequential => {
                 self.slots[slot] = Slot::Vacant;
                 rollout.touched.insert(slot);
                 actions.push(Action::Retire(process));
                 Stage::Emptying(process)
             }
-            Slot::Starting { process, .. } if sequential && !rehearsal => {
+            Slot::Starting { process, .. } if sequential => {
                 self.slots[slot] = Slot::Vacant;
                 actions.push(Action::Discard(process));
                 Stage::Emptying(process)
             }
-            Slot::BackingOff { .. } if !rehearsal => {
+            Slot::Vacant | Slot::BackingOff { .. } => {
                 self.slots[slot] = Slot::Vacant;
-                Stage::Starting(self.spawn(rollout.plan, rollout.to, slot, actions))
+                match self.must_wait_for(slot, rollout.policy) {
+                    Some(process) => Stage::Emptying(process),
+                    None => spawned(self, &rollout, actions),
+                }
             }
             // What starts there may yet be what serves, should the new one fail.
-            Slot::Vacant
-            | Slot::Serving { .. }
-            | Slot::Starting { .. }
-            | Slot::BackingOff { .. } => {
-                Stage::Starting(self.spawn(rollout.plan, rollout.to, slot, actions))
-            }
+            Slot::Serving { .. } | Slot::Starting { .. } => spawned(self, &rollout, actions),
         };
         self.activity = Activity::Replacing(rollout);
     }

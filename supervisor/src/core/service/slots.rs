@@ -1,10 +1,14 @@
 //! Single slots, and the plans their processes are of.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use super::vocabulary::{Action, Generation, PlanId, ProcessId};
+use super::vocabulary::{Action, Finish, Generation, Outcome, PlanId, Policy, ProcessId, Strategy};
 use super::{Actions, Activity, Service};
 use crate::core::backoff;
+
+/// How soon it is looked again whether the last process of a slot has gone.
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What holds a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,7 @@ impl Service {
     ) -> ProcessId {
         self.last_process += 1;
         let process = ProcessId(self.last_process);
-        self.living.insert(process, generation);
+        self.living.insert(process, (generation, slot));
         actions.push(Action::Spawn {
             process,
             plan,
@@ -71,11 +75,42 @@ impl Service {
         failures: u32,
         actions: &mut Actions,
     ) {
-        let plan = match self.proven.last() {
-            Some(proven) if !self.is_proven(plan) => *proven,
+        let plan = match self.proven.last().copied() {
+            Some(proven) if !self.is_proven(plan) => {
+                if self.current == Some(plan) {
+                    self.note_rolled_back(proven, actions);
+                }
+                proven
+            }
             Some(_) | None => plan,
         };
         self.retry_slot(slot, plan, failures.saturating_add(1), actions);
+    }
+
+    /// A plan that had committed and was not proven is given up without a handover of its own:
+    /// another one is under way.
+    fn note_rolled_back(&mut self, proven: PlanId, actions: &mut Actions) {
+        self.current = Some(proven);
+        let (from, to) = self.last_commit;
+        let outcome = Outcome::RolledBack {
+            culprit: self.last_death,
+            restored: true,
+        };
+        actions.push(Action::Finished(Finish {
+            from,
+            to,
+            outcome,
+            concludes: None,
+        }));
+    }
+
+    /// A process that must be gone before another may start in the slot: none may run twice.
+    pub(super) fn must_wait_for(&self, slot: usize, policy: Policy) -> Option<ProcessId> {
+        if policy.strategy != Strategy::Sequential {
+            return None;
+        }
+        let in_slot = self.living.iter().find(|(_, (_, of))| *of == slot);
+        in_slot.map(|(process, _)| *process)
     }
 
     /// Sees to it that no slot stays empty once nothing is being done to it.
@@ -95,7 +130,10 @@ impl Service {
         failures: u32,
         actions: &mut Actions,
     ) {
-        let delay = backoff::delay(failures);
+        let delay = match self.must_wait_for(slot, self.policy) {
+            Some(_) => backoff::delay(failures).max(LOOK_AGAIN_AFTER),
+            None => backoff::delay(failures),
+        };
         if delay.is_zero() {
             let generation = self.next_generation();
             self.start_slot(slot, plan, generation, failures, actions);
@@ -121,7 +159,9 @@ impl Service {
 
     pub(super) fn serving_generation(&self) -> Generation {
         let serving = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Serving { process, .. } => self.living.get(process).copied(),
+            Slot::Serving { process, .. } => {
+                self.living.get(process).map(|(generation, _)| *generation)
+            }
             Slot::Vacant | Slot::Starting { .. } | Slot::BackingOff { .. } => None,
         });
         serving.max().unwrap_or(0)

@@ -112,7 +112,7 @@ impl World {
                 self.stopping = true;
                 None
             }
-            Event::Start(_) | Event::Handover(_) | Event::Proved(_) => None,
+            Event::Start(_) | Event::Handover(_) | Event::Proved(_) | Event::Settled(_) => None,
         };
         let actions = self.machine.handle(event);
         for action in &actions {
@@ -140,6 +140,10 @@ impl World {
                 generation,
                 slot,
             } => {
+                if self.policy.strategy == Strategy::Sequential {
+                    let there = self.processes.values().any(|one| one.1 == slot);
+                    assert!(!there, "a sequential program runs twice");
+                }
                 assert!(!self.stopping, "nothing is started once it stops");
                 assert!(
                     !self.forgotten.contains(&plan),
@@ -351,6 +355,7 @@ fn a_respawn_under_way_goes_on_until_a_new_process_is_ready() {
     let mut world = World::serving(OVERLAP);
     let old = world.only(Doing::Serving);
     world.feed(Event::Died(old));
+    world.feed(Event::Gone(old));
     let respawned = world.only(Doing::Starting);
     world.hand_over(Kind::Reload);
     let new = *world.all(Doing::Starting).last().unwrap();
@@ -465,6 +470,41 @@ fn a_dry_run_lets_its_process_go() {
 }
 
 #[test]
+fn a_death_in_probation_during_a_dry_run_is_a_rollback_too() {
+    let mut world = World::serving(OVERLAP);
+    world.hand_over(Kind::Reload);
+    world.feed(Event::Ready(world.only(Doing::Starting)));
+    let culprit = world.only(Doing::Serving);
+    world.hand_over(Kind::DryRun);
+    world.feed(Event::Died(culprit));
+    let restored = true;
+    assert_eq!(
+        world.last_outcome(),
+        Outcome::RolledBack { culprit, restored }
+    );
+    assert_eq!(world.finished.last().unwrap().concludes, None);
+    world.fair();
+    assert_eq!(world.serving_plans(), [PlanId(1)]);
+    assert_eq!(world.machine.rollback_target(), None, "it serves already");
+}
+
+#[test]
+fn a_sequential_program_never_runs_twice() {
+    let mut world = World::serving(SEQUENTIAL);
+    world.hand_over(Kind::Reload);
+    world.feed(Event::Gone(world.only(Doing::Leaving)));
+    let failed = world.only(Doing::Starting);
+    world.feed(Event::FailedToStart(failed));
+    assert_eq!(
+        world.all(Doing::Starting),
+        [],
+        "the failed one is not gone yet"
+    );
+    world.feed(Event::Gone(failed));
+    world.only(Doing::Starting);
+}
+
+#[test]
 fn the_old_process_may_die_while_the_new_one_starts() {
     let mut world = World::serving(OVERLAP);
     world.hand_over(Kind::Reload);
@@ -563,6 +603,10 @@ fn every_state_with_every_event_keeps_the_promises() {
             come_to_rest(&mut after, &format!("{event:?} when {name}"));
         }
         for kind in [Kind::Reload, Kind::DryRun] {
+            if kind == Kind::DryRun && world.policy.strategy == Strategy::Sequential {
+                // The daemon answers it without the machine: it cannot run twice.
+                continue;
+            }
             let mut after = world.clone();
             after.hand_over(kind);
             come_to_rest(&mut after, &format!("{kind:?} when {name}"));
@@ -642,7 +686,11 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Stops => Some(Event::Stop),
         Happening::Asked(kind, instances) => {
             // The daemon sends one at a time, and no rollback to nothing.
-            let possible = kind != Kind::Rollback || world.machine.rollback_target().is_some();
+            let possible = match kind {
+                Kind::Reload => true,
+                Kind::Rollback => world.machine.rollback_target().is_some(),
+                Kind::DryRun => world.policy.strategy == Strategy::Overlap,
+            };
             if world.open.is_empty() && possible {
                 if kind == Kind::Reload {
                     world.policy.instances = instances;

@@ -70,6 +70,8 @@ pub(crate) enum Event {
     Gone(ProcessId),
     /// A process has lived through its probation.
     Proved(ProcessId),
+    /// A process has lived so long that a death would not be one of a row.
+    Settled(ProcessId),
     /// The wait before a slot's next attempt is over.
     BackoffOver(usize),
     /// Let everything finish and end.
