@@ -351,6 +351,7 @@ fn a_respawn_under_way_goes_on_until_a_new_process_is_ready() {
     let mut world = World::serving(OVERLAP);
     let old = world.only(Doing::Serving);
     world.feed(Event::Died(old));
+    world.feed(Event::Gone(old));
     let respawned = world.only(Doing::Starting);
     world.hand_over(Kind::Reload);
     let new = *world.all(Doing::Starting).last().unwrap();
