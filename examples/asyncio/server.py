@@ -8,6 +8,7 @@ import signal
 import socket
 
 LISTENER = 3  # the first inherited descriptor, as with LISTEN_FDS
+BACKLOG = 4096  # asyncio calls listen(2) again and would shorten the queue to 100
 FIRST_REQUEST_S = 10  # how long a connection may take to send its first request
 NEXT_REQUEST_S = 75  # how long it may then be idle
 LAST_REQUEST_S = 2  # how long once we are to end: its next request may be on the way
@@ -76,7 +77,7 @@ async def main():
     listener = socket.socket(fileno=LISTENER)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = await asyncio.start_server(serve, sock=listener)
+    server = await asyncio.start_server(serve, sock=listener, backlog=BACKLOG)
     say("READY=1")
     await stopping.wait()
     say("STOPPING=1")

@@ -7,5 +7,8 @@ keepalive = 75
 # and one that does not load fails the reload instead of the service.
 preload_app = True
 
+# gunicorn calls listen(2) again and would shorten the queue to 2048.
+backlog = 4096
+
 # Less than drain_timeout in heirloom.toml.
 graceful_timeout = 20

@@ -5,7 +5,7 @@
 //! * [`Section`] gives a section its types; [`Step`] translates between versions of a type, in both
 //!   directions.
 //! * [`Codec`]s code keys and values; the envelope around them is coded by hand.
-//! * [`inspect`] reads a snapshot without the program that wrote it.
+//! * [`inspect()`] reads a snapshot without the program that wrote it.
 //!
 //! `docs/snapshot-format.md` is the format's normative text.
 //!

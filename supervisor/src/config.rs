@@ -1,6 +1,6 @@
 //! What a supervisor is told to run, before anything of it exists.
 //!
-//! [`file`] reads the TOML file, [`listen`] the notation of a listener, [`service`] holds the
+//! [`mod@file`] reads the TOML file, [`listen`] the notation of a listener, [`service`] holds the
 //! settings of one service with every default filled in. Nothing here opens, binds or starts
 //! anything; the command line and the file both end in the same [`service::Service`].
 

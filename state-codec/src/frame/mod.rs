@@ -1,6 +1,6 @@
 //! Frames: the unit in which everything behind the manifest is sent, checked and counted.
 //!
-//! This module owns the frame header. The payloads are in [`record`], [`reference`] and
+//! This module owns the frame header. The payloads are in [`record`], [`mod@reference`] and
 //! [`control`].
 
 pub(crate) mod control;

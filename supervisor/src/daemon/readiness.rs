@@ -36,6 +36,9 @@ const THOROUGH_EVERY: u32 = 8;
 /// far as a report is held back for it.
 const LONGEST_PARTING: Duration = Duration::from_millis(500);
 
+/// How often it is looked at, once it has taken longer than most.
+const PARTING_PACE: Duration = Duration::from_millis(5);
+
 /// So many descriptors of one poll or select are looked at.
 const MOST_POLLED: u64 = 4096;
 
@@ -91,13 +94,17 @@ pub(crate) fn watch_parting(
     let service = service.to_owned();
     Timer::task(async move {
         let parted = async {
-            let mut pause = FIRST_LOOK / 2;
-            while families
-                .iter()
-                .any(|family| look(&family.descendants(), &listeners) == Look::Waiting)
-            {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 3 / 2).min(RAREST_LOOK);
+            // Most stop accepting within a few milliseconds, and somebody waits for the report.
+            let paces = [FIRST_LOOK; 30]
+                .into_iter()
+                .chain(std::iter::repeat(PARTING_PACE));
+            for pace in paces {
+                let waits =
+                    |family: &Family| look(&family.descendants(), &listeners) == Look::Waiting;
+                if !families.iter().any(waits) {
+                    return;
+                }
+                tokio::time::sleep(pace).await;
             }
         };
         let _late = tokio::time::timeout(LONGEST_PARTING, parted).await;

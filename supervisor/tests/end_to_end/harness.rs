@@ -34,6 +34,16 @@ pub(crate) fn built(name: &str) -> PathBuf {
     path
 }
 
+/// Fails with how to get a program, if it is missing.
+pub(crate) fn need(program: &str, package: &str) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    assert!(
+        found,
+        "{program} is not installed; run: apt-get install --yes {package}"
+    );
+}
+
 /// What a supervisor is to be started with.
 #[derive(Debug)]
 pub(crate) struct Setup {

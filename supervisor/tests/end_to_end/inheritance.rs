@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::harness::{Setup, Supervisor};
+use crate::harness::{Setup, Supervisor, eventually};
 
 /// A program that writes down what it got, as JSON, and then waits on its first listener.
 const WITNESS: &str = r#"
@@ -31,8 +31,9 @@ signal.pause()
 "#;
 
 fn report(supervisor: &Supervisor, generation: u64) -> Value {
-    let text = std::fs::read(supervisor.path(&format!("witness-{generation}"))).unwrap();
-    serde_json::from_slice(&text).unwrap()
+    let path = supervisor.path(&format!("witness-{generation}"));
+    eventually("the witness has reported", || path.exists());
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 fn witness(setup: &Setup) -> String {

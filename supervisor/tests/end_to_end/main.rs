@@ -2,7 +2,13 @@
 //!
 //! A file a subject; [`harness`] starts and ends a supervisor and waits for what happens to it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's panic is its report; clippy exempts test functions only"
+)]
+
 mod commands;
+mod deploy_recipe;
 mod deploys;
 mod failing_programs;
 mod harness;

@@ -1,5 +1,5 @@
 //! Real programs that know nothing of Heirloom, as `examples/` has them: reloaded again and again
-//! under load, without losing a request on a fresh connection.
+//! under load, without losing a request on a fresh connection. `docs/programs.md` tells the same.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,12 +7,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use heirloom_bench::load::{Load, Pace, Plan, Report, Request, Response, Reuse};
+use heirloom_bench::load::{FailureKind, Load, Pace, Plan, Report, Request, Response, Reuse};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::{Setup, Supervisor, built, eventually, get};
+use crate::harness::{Setup, Supervisor, built, eventually, get, need};
 
 /// How often each program is replaced.
 const RELOADS: usize = 6;
@@ -44,16 +44,6 @@ const USUAL: Rates = Rates {
 struct Seen {
     fresh: Report,
     kept: Report,
-}
-
-/// Fails with how to get a program, if it is missing.
-fn need(program: &str, package: &str) {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
-    assert!(
-        found,
-        "{program} is not installed; run: apt-get install --yes {package}"
-    );
 }
 
 /// An address nobody listens on at the moment.
@@ -177,27 +167,82 @@ fn reload_under_load(mut supervisor: Supervisor, rates: Rates) -> Seen {
     seen
 }
 
+/// A program that closes kept connections when it is told to end may do so under a request that is
+/// on its way: at most one a connection and reload, and nothing worse.
+fn closed_under_a_request_at_most(seen: &Seen, rates: Rates) {
+    let closed = [FailureKind::Reset, FailureKind::ClosedBeforeResponse];
+    let closed: u64 = closed.iter().map(|kind| seen.kept.failed_by(*kind)).sum();
+    assert_eq!(seen.kept.failed, closed, "{}", seen.kept);
+    let most = rates.kept_clients * RELOADS;
+    assert!(closed <= most as u64, "{}", seen.kept);
+}
+
 #[test]
 fn nginx() {
     need("nginx", "nginx-light");
-    let supervisor = Setup::example("nginx", &[("127.0.0.1:8080", &free_address())]).start();
+    let supervisor = nginx_example().start();
     let rates = Rates {
         slow: false,
         ..USUAL
     };
-    reload_under_load(supervisor, rates);
+    let seen = reload_under_load(supervisor, rates);
+    closed_under_a_request_at_most(&seen, rates);
+}
+
+fn nginx_example() -> Setup {
+    Setup::example("nginx", &[("127.0.0.1:8080", &free_address())])
+}
+
+#[test]
+fn an_nginx_configuration_with_a_mistake_changes_nothing() {
+    need("nginx", "nginx-light");
+    let supervisor = nginx_example().start();
+    let before = serving(&supervisor);
+    let good = fs::read_to_string(supervisor.path("nginx.conf")).unwrap();
+    supervisor.write("nginx.conf", &good.replace("http {", "htpp {"));
+    let said = supervisor.expect(1, ["reload"]);
+    assert!(said.contains("unknown directive \"htpp\""), "{said}");
+    assert_eq!(serving(&supervisor), before);
+    assert!(descends(answering_pid(supervisor.address("http")), &before));
+    supervisor.write("nginx.conf", &good);
+    supervisor.reload();
+    assert!(serving(&supervisor).is_disjoint(&before));
+    supervisor.stop();
 }
 
 #[test]
 fn gunicorn() {
     need("gunicorn", "gunicorn");
-    reload_under_load(Setup::example("gunicorn", &[]).start(), USUAL);
+    let seen = reload_under_load(Setup::example("gunicorn", &[]).start(), USUAL);
+    closed_under_a_request_at_most(&seen, USUAL);
+}
+
+#[test]
+fn gunicorn_without_keep_alive() {
+    need("gunicorn", "gunicorn");
+    let without = [("keepalive = 75", "keepalive = 0")];
+    let seen = reload_under_load(Setup::example("gunicorn", &without).start(), USUAL);
+    assert_eq!(seen.kept.failed, 0, "{}", seen.kept);
+}
+
+#[test]
+fn an_application_that_gunicorn_cannot_load_changes_nothing() {
+    need("gunicorn", "gunicorn");
+    let supervisor = Setup::example("gunicorn", &[]).start();
+    let before = serving(&supervisor);
+    supervisor.write("app.py", "import nothing_of_this_name\n");
+    let said = supervisor.expect(1, ["reload"]);
+    assert!(said.contains("nothing_of_this_name"), "{said}");
+    assert_eq!(serving(&supervisor), before);
+    assert!(descends(answering_pid(supervisor.address("http")), &before));
+    supervisor.stop();
 }
 
 #[test]
 fn node() {
     need("node", "nodejs");
-    reload_under_load(Setup::example("node", &[]).start(), USUAL);
+    let seen = reload_under_load(Setup::example("node", &[]).start(), USUAL);
+    assert_eq!(seen.kept.failed, 0, "{}", seen.kept);
 }
 
 #[test]

@@ -362,37 +362,37 @@ impl Runner {
         if matches!(told, Told::Aborted | Told::Rehearsed) {
             active.restore_flags();
         }
-        if told == Told::Committed {
-            self.take_on(
-                active.service,
-                active.job.command.is_some(),
-                active.listeners,
-            );
+        let Active {
+            job,
+            plan,
+            service,
+            listeners,
+            ..
+        } = active;
+        if told != Told::Committed {
+            return self.answer(job, plan, report);
         }
+        // Also those that are given up: the programs that are replaced still have them.
+        let both = self.listeners.iter().chain(&listeners);
+        let inodes = both.map(|listener| listener.inode).collect();
+        self.take_on(service, job.command.is_some(), listeners);
         let parting: Vec<Family> = self
             .processes
             .values()
             .filter(|process| process.phase == Phase::Draining)
             .filter_map(|process| process.family.clone())
             .collect();
-        if told == Told::Committed && !parting.is_empty() && !active.job.waiters.is_empty() {
-            let inodes = self
-                .listeners
-                .iter()
-                .map(|listener| listener.inode)
-                .collect();
-            let (inputs, name) = (&self.context.inputs, &self.service.name);
-            let watch = readiness::watch_parting(inputs, name, parting, inodes);
-            let Active { job, plan, .. } = active;
-            self.parting = Some(Parting {
-                job,
-                plan,
-                report,
-                _watch: watch,
-            });
-        } else {
-            self.answer(active.job, active.plan, report);
+        if parting.is_empty() || job.waiters.is_empty() {
+            return self.answer(job, plan, report);
         }
+        let (inputs, name) = (&self.context.inputs, &self.service.name);
+        let watch = readiness::watch_parting(inputs, name, parting, inodes);
+        self.parting = Some(Parting {
+            job,
+            plan,
+            report,
+            _watch: watch,
+        });
     }
 
     pub(super) fn parted(&mut self) {
