@@ -401,6 +401,16 @@ impl Listener {
         }
     }
 
+    /// Whether calls on the socket wait. Every process that has the socket can change it for all.
+    pub(crate) fn is_nonblocking(&self) -> io::Result<bool> {
+        socket2::SockRef::from(&self.fd).nonblocking()
+    }
+
+    /// Undoes what a process has changed that is not to count.
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        socket2::SockRef::from(&self.fd).set_nonblocking(nonblocking)
+    }
+
     /// How many connections wait to be accepted, where the system tells.
     pub(crate) fn queued(&self) -> Option<u32> {
         if self.bound.starts_with("tcp:") {

@@ -97,7 +97,23 @@ fn a_new_program_that_makes_the_listener_block_and_fails() {
 fcntl.fcntl(3, fcntl.F_SETFL, fcntl.fcntl(3, fcntl.F_GETFL) & ~os.O_NONBLOCK)
 sys.exit(11)";
     let command = ["python3", "-c", script];
-    fails(Setup::demo(), &command, "exited with status 11").stop();
+    let supervisor = Setup::demo().start();
+    let said = supervisor.expect(1, [&["reload", "--"], &command[..]].concat());
+    assert!(said.contains("exited with status 11"), "{said}");
+    // One client at a time: no later one frees what an earlier one would hang in.
+    for _ in 0..5 {
+        get(supervisor.address("http"), "/hello");
+    }
+    let waiting = "import fcntl, os, socket
+fcntl.fcntl(3, fcntl.F_SETFL, fcntl.fcntl(3, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+socket.socket(fileno=3).accept()";
+    supervisor.expect(0, ["reload", "--dry-run", "--", "python3", "-c", waiting]);
+    supervisor.events().wait_for("rehearsed");
+    supervisor.events().wait_for_generation("gone", 3);
+    for _ in 0..5 {
+        get(supervisor.address("http"), "/hello");
+    }
+    supervisor.stop();
 }
 
 #[test]

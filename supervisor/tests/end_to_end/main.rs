@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod listeners;
 mod load;
+mod matrix;
 mod notifications;
 mod programs;
 mod readiness;

@@ -4,6 +4,7 @@
 //! one, bringing both into force once it has committed, and the report of how it ended.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -16,7 +17,7 @@ use crate::core::generation::Phase;
 use crate::core::service::{self as machine, Event, Finish, Generation, Kind, Outcome, PlanId};
 use crate::daemon::family::Family;
 use crate::daemon::input::{Input, ServiceInput};
-use crate::daemon::listeners::{self, Set};
+use crate::daemon::listeners::{self, Listener, Set};
 use crate::daemon::plan::{self, Plan, Unusable};
 use crate::daemon::readiness;
 use crate::daemon::timer::Timer;
@@ -43,6 +44,8 @@ pub(crate) struct Active {
     plan: PlanId,
     service: Service,
     listeners: Set,
+    /// How the sockets were before the new program had them.
+    flags: Vec<(Arc<Listener>, bool)>,
     /// When the first process of before was told to go.
     pub(super) first_retired: Option<Instant>,
 }
@@ -233,6 +236,7 @@ impl Runner {
             plan,
             service,
             listeners,
+            flags: self.flags(),
             first_retired: None,
         });
         self.drive(Event::Handover(machine::Job { kind, plan, policy }));
@@ -250,6 +254,7 @@ impl Runner {
             plan,
             service,
             listeners,
+            flags: self.flags(),
             first_retired: None,
         });
         self.drive(Event::Handover(machine::Job {
@@ -257,6 +262,15 @@ impl Runner {
             plan,
             policy,
         }));
+    }
+
+    /// Which sockets make calls wait.
+    fn flags(&self) -> Vec<(Arc<Listener>, bool)> {
+        let known = |listener: &Arc<Listener>| {
+            let nonblocking = listener.is_nonblocking().ok()?;
+            Some((Arc::clone(listener), nonblocking))
+        };
+        self.listeners.iter().filter_map(known).collect()
     }
 
     fn keep(&mut self, plan: Plan) -> PlanId {
@@ -345,6 +359,9 @@ impl Runner {
         let Some(active) = active else {
             return self.probation_failed(&report);
         };
+        if matches!(told, Told::Aborted | Told::Rehearsed) {
+            active.restore_flags();
+        }
         let Active {
             job,
             plan,
@@ -522,6 +539,25 @@ impl Runner {
         self.note(None, EventKind::Rehearsed, reason);
         job.answer(&report);
         self.begin_next();
+    }
+}
+
+impl Active {
+    /// A new program that made a shared socket wait, and is not to serve, must not leave the old one
+    /// hanging in it.
+    fn restore_flags(&self) {
+        for (listener, nonblocking) in &self.flags {
+            if listener
+                .is_nonblocking()
+                .is_ok_and(|now| now != *nonblocking)
+                && let Err(error) = listener.set_nonblocking(*nonblocking)
+            {
+                tracing::warn!(
+                    "{}: its flags could not be restored: {error}",
+                    listener.spec
+                );
+            }
+        }
     }
 }
 
