@@ -5,12 +5,10 @@
 //! descriptor that arrives is closed on exec and owned by somebody before anything is decided
 //! about it, so a refused message leaks none.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, sendmsg,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, UnixCredentials, sendmsg};
 
 /// The most descriptors one message can carry (`SCM_MAX_FD` of `unix(7)`).
 pub const MOST_FDS: usize = 253;
@@ -43,33 +41,31 @@ pub struct Sender {
 /// `InvalidData` if the message or its descriptors did not fit: what did arrive is closed.
 pub fn receive(socket: impl AsFd, largest: usize) -> io::Result<Received> {
     let mut bytes = vec![0; largest];
-    let mut space = nix::cmsg_space!([RawFd; MOST_FDS], UnixCredentials);
-    let mut slices = [IoSliceMut::new(&mut bytes)];
-    let message = recvmsg::<UnixAddr>(
-        socket.as_fd().as_raw_fd(),
-        &mut slices,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    let (length, flags) = (message.bytes, message.flags);
-    let mut fds = Vec::new();
-    let mut sender = None;
-    for control in message.cmsgs()? {
-        match control {
-            ControlMessageOwned::ScmRights(raw) => fds.extend(raw.into_iter().map(|fd| {
-                // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
-                unsafe { OwnedFd::from_raw_fd(fd) }
-            })),
-            ControlMessageOwned::ScmCredentials(who) => {
-                sender = Some(Sender {
-                    pid: who.pid(),
-                    uid: who.uid(),
-                });
-            }
-            _other => {}
-        }
-    }
-    if flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC) {
+    // Of words, for the kernel aligns what it writes to them.
+    let mut space =
+        vec![0_u64; nix::cmsg_space!([RawFd; MOST_FDS], UnixCredentials).capacity() / 8 + 1];
+    let mut slice = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a msghdr is numbers and pointers, for which zero is a valid value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = space.as_mut_ptr().cast();
+    header.msg_controllen = space.len() * size_of::<u64>();
+    // SAFETY: the header describes `bytes` and `space`, which outlive the call.
+    let length = unsafe {
+        libc::recvmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw mut header,
+            libc::MSG_CMSG_CLOEXEC,
+        )
+    };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has just filled the header in.
+    let (fds, sender) = unsafe { take_control(&header) };
+    if header.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "a message or its descriptors did not fit (is the limit on open files reached?)",
@@ -77,6 +73,45 @@ pub fn receive(socket: impl AsFd, largest: usize) -> io::Result<Received> {
     }
     bytes.truncate(length);
     Ok(Received { bytes, fds, sender })
+}
+
+/// Takes what came along, also of a message that did not fit: what did arrive must be owned.
+///
+/// # Safety
+///
+/// `recvmsg` has just filled the header in, and nobody has taken its descriptors yet.
+unsafe fn take_control(header: &libc::msghdr) -> (Vec<OwnedFd>, Option<Sender>) {
+    let mut fds = Vec::new();
+    let mut sender = None;
+    // SAFETY: the macros of cmsg(3) walk what the kernel wrote, within msg_controllen; each payload
+    // is as long as its length says, and is read unaligned; the kernel has just made the descriptors
+    // for us, so nobody else knows them.
+    unsafe {
+        let mut control = libc::CMSG_FIRSTHDR(header);
+        while let Some(found) = control.as_ref() {
+            let data = libc::CMSG_DATA(control);
+            let size = found.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+            match (found.cmsg_level, found.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    let first: *const RawFd = data.cast();
+                    fds.extend(
+                        (0..size / size_of::<RawFd>())
+                            .map(|index| OwnedFd::from_raw_fd(first.add(index).read_unaligned())),
+                    );
+                }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if size >= size_of::<libc::ucred>() => {
+                    let who: libc::ucred = data.cast::<libc::ucred>().read_unaligned();
+                    sender = Some(Sender {
+                        pid: who.pid,
+                        uid: who.uid,
+                    });
+                }
+                _other => {}
+            }
+            control = libc::CMSG_NXTHDR(header, control);
+        }
+    }
+    (fds, sender)
 }
 
 /// Sends one message with descriptors, at most [`MOST_FDS`].
@@ -163,6 +198,24 @@ mod tests {
         assert_eq!(receive(&there, 10).unwrap().fds.len(), MOST_FDS);
         let error = send(&here, b"x", &vec![&file; MOST_FDS + 1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn descriptors_beyond_the_limit_are_refused_and_leak_none() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (here, there) = pair();
+        let file = tempfile::tempfile().unwrap();
+        send(&here, b"FDSTORE=1", &[&file, &file, &file]).unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        // Room for one descriptor more.
+        let next = std::fs::File::open("/dev/null").unwrap();
+        let room = u64::try_from(next.as_raw_fd()).unwrap() + 1;
+        drop(next);
+        setrlimit(Resource::RLIMIT_NOFILE, room, hard).unwrap();
+        let received = receive(&there, 100);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert_eq!(received.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(times_open(&file), 1);
     }
 
     #[test]

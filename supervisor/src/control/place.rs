@@ -8,7 +8,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::getuid;
@@ -75,7 +77,8 @@ pub(crate) fn connect(wanted: &Wanted) -> Result<UnixStream, Unreachable> {
     let unit = of_the_unit().filter(|path| path.exists());
     let path = match (&wanted.path, &wanted.name, unit) {
         (Some(path), _, _) => path.clone(),
-        (None, Some(name), _) => {
+        (None, Some(_), Some(unit)) => unit,
+        (None, Some(name), None) => {
             let [own, of_unit] = by_name(&directory(), name);
             if own.exists() || !of_unit.exists() {
                 own
@@ -186,8 +189,7 @@ pub(crate) fn bind_replacing<T>(
         .mode(0o755)
         .create(parent)?;
     // Two that start at once must not both find the path free. The lock goes with the descriptor.
-    let lock = Flock::lock(fs::File::open(parent)?, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| io::Error::from(errno))?;
+    let lock = lock_for_a_moment(parent)?;
     let stale = !is_free(path)?;
     // A socket remembers the path it was bound to, so the detour is for the stale case alone.
     let first = match stale {
@@ -217,6 +219,24 @@ pub(crate) fn bind_replacing<T>(
     }
     drop(lock);
     Ok(bound)
+}
+
+/// How often, and how far apart, a lock is tried: whoever holds it must not hold up a supervisor.
+const LOCK_TRIES: u32 = 20;
+const LOCK_TRY_EVERY: Duration = Duration::from_millis(5);
+
+fn lock_for_a_moment(directory: &Path) -> io::Result<Flock<fs::File>> {
+    let mut file = fs::File::open(directory)?;
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        std::thread::sleep(LOCK_TRY_EVERY);
+    }
+    let reason = format!("{} is locked by somebody", directory.display());
+    Err(io::Error::new(io::ErrorKind::WouldBlock, reason))
 }
 
 /// Whether nothing is at the path; an error if what is there must stay.

@@ -39,16 +39,16 @@ impl Family {
         let main = self.main.as_raw();
         let number_is_ours = !(self.main_is_reaped && all.contains_key(&main));
         let belongs = |mut pid: i32| {
-            // Towards the ancestors, at most as many steps as there are processes.
+            let mut in_group = false;
+            // Towards the supervisor, from which all of ours descend, at most as many steps as there
+            // are processes.
             for _ in 0..=all.len() {
                 let Some(stat) = all.get(&pid) else {
                     return false;
                 };
-                if number_is_ours && (pid == main || stat.group == main) {
-                    return true;
-                }
+                in_group |= number_is_ours && (pid == main || stat.group == main);
                 if stat.parent == own {
-                    return self.named_by(pid);
+                    return in_group || self.named_by(pid);
                 }
                 pid = stat.parent;
             }

@@ -77,6 +77,8 @@ pub(crate) enum ServiceInput {
     /// The programs that were replaced take no new connections any more, or were waited for long
     /// enough.
     Parted,
+    /// A start that found no program is tried again.
+    StartAgain,
     /// A slot's wait is over.
     BackoffOver(usize),
     /// What concerns one of its processes.
@@ -102,6 +104,8 @@ pub(crate) enum ProcessInput {
     OutputOver,
     /// Its probation is over.
     Proved,
+    /// It has lived so long that a death would not be one of a row.
+    Settled,
     /// It missed its watchdog.
     WatchdogOver,
 }

@@ -84,7 +84,7 @@ struct Connection {
 }
 
 fn read(table: &str, parse: fn(&str) -> Option<Connection>) -> Vec<Connection> {
-    let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+    let text = fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
     text.lines().skip(1).filter_map(parse).collect()
 }
 

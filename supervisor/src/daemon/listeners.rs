@@ -112,12 +112,23 @@ impl Inherited {
         Ok(Self { sockets })
     }
 
-    /// The socket that systemd passed under this name, if it is the one that is asked for: then one
-    /// configuration serves with and without a socket unit.
+    /// The socket of the same kind that systemd passed under this name: so one configuration serves
+    /// with and without a socket unit. The unit's address counts then, however it is written.
     fn matching(&self, spec: &ListenSpec) -> Option<&Arc<Listener>> {
-        self.sockets
-            .get(&spec.name)
-            .filter(|passed| passed.bound == spec.address.to_string())
+        let asked = spec.address.to_string();
+        let kind = |address: &str| address.split(':').next().map(str::to_owned);
+        let passed = self.sockets.get(&spec.name)?;
+        if kind(&passed.bound) != kind(&asked) {
+            return None;
+        }
+        if passed.bound != asked {
+            let name = &spec.name;
+            tracing::info!(
+                "{name}: systemd's socket on {} counts, not {asked}",
+                passed.bound
+            );
+        }
+        Some(passed)
     }
 
     /// The names of those that no notation in `specs` takes.
@@ -278,10 +289,7 @@ impl Listener {
                 let mode = spec.options.mode.unwrap_or(DEFAULT_MODE);
                 let fd = bind_replacing(&path, mode, |first| open(&SockAddr::unix(first)?))?;
                 let inode = inode_of(&path)?;
-                let bound = match kind {
-                    Type::SEQPACKET => format!("unix-seqpacket:{}", path.display()),
-                    _stream => format!("unix:{}", path.display()),
-                };
+                let bound = format!("{}:{}", unix_scheme(kind), path.display());
                 let key = path.display().to_string();
                 Self::new(
                     spec,
@@ -314,13 +322,13 @@ impl Listener {
                 (format!("{scheme}:{key}"), key)
             }
             (None, Some(path)) => (
-                format!("unix:{}", path.display()),
+                format!("{}:{}", unix_scheme(kind), path.display()),
                 path.display().to_string(),
             ),
             (None, None) => match local.as_abstract_namespace() {
                 Some(name) => {
                     let name = String::from_utf8_lossy(name);
-                    (format!("unix:@{name}"), format!("@{name}"))
+                    (format!("{}:@{name}", unix_scheme(kind)), format!("@{name}"))
                 }
                 None => (format!("fd:{name}"), format!("fd:{name}")),
             },
@@ -418,6 +426,15 @@ impl Listener {
         } else {
             None
         }
+    }
+}
+
+/// How the notation calls a unix socket of this kind.
+fn unix_scheme(kind: Type) -> &'static str {
+    match kind {
+        Type::SEQPACKET => "unix-seqpacket",
+        Type::DGRAM => "unix-dgram",
+        _stream => "unix",
     }
 }
 

@@ -136,10 +136,13 @@ impl Plan {
         let duplicate = |fd: &OwnedFd| fd.try_clone().map_err(again);
         match &self.script {
             None if unchanged => Ok(Program::File(self.file.try_clone().map_err(again)?.into())),
-            None => Err(unusable(format!(
-                "{} was overwritten in place after it had been checked; deploy under another name and rename",
-                self.resolved.display()
-            ))),
+            None => Err(Unusable {
+                reason: format!(
+                    "{} was overwritten in place after it had been checked; deploy under another name and rename",
+                    self.resolved.display()
+                ),
+                passing: true,
+            }),
             Some(script) => {
                 let still_there = fs::metadata(&script.path)
                     .is_ok_and(|metadata| FileIdentity::of(&metadata) == self.identity_of_file);

@@ -63,6 +63,8 @@ pub(crate) struct Deadlines {
     /// What tells that it is ready: a look, a time, a command's next try.
     pub(crate) readiness: Option<Timer>,
     pub(crate) probation: Option<Timer>,
+    /// Until it has lived long enough for its failures to be forgotten.
+    pub(crate) settled: Option<Timer>,
     pub(crate) watchdog: Option<Timer>,
     /// The next attempt to execute its program.
     pub(crate) again: Option<Timer>,

@@ -120,33 +120,30 @@ async fn look_patiently(family: &Family, listeners: &BTreeSet<u64>) -> Seen {
         tokio::time::sleep(ALIVE_LONG_ENOUGH).await;
         return Seen::Alive;
     }
-    let started = tokio::time::Instant::now();
     let mut pause = FIRST_LOOK;
-    let mut blind_for = Duration::ZERO;
-    let mut deaf_since = None;
+    // What was seen last, other than that it is not ready yet, and since when.
+    let mut since = None;
     for number in 1_u32.. {
         tokio::time::sleep(pause).await;
         let members = match number % THOROUGH_EVERY {
             0 => family.members(),
             _ => family.descendants(),
         };
-        match look(&members, listeners) {
+        let now = tokio::time::Instant::now();
+        since = match look(&members, listeners) {
             Look::Waiting => return Seen::Waiting,
-            Look::NotYet => deaf_since = None,
-            Look::Blind => {
-                blind_for = started.elapsed();
-                deaf_since = None;
-            }
-            // Between its exec and the next look it may be seen without descriptors.
-            Look::Deaf => {
-                let since = *deaf_since.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() >= ALIVE_LONG_ENOUGH {
-                    return Seen::Deaf;
-                }
-            }
-        }
-        if blind_for >= ALIVE_LONG_ENOUGH {
-            return Seen::Alive;
+            Look::NotYet => None,
+            // Between its exec and the next look it may be seen without descriptors; and a helper of
+            // another user's rights may come and go.
+            same @ (Look::Blind | Look::Deaf) => match since {
+                Some((before, start)) if before == same => Some((before, start)),
+                Some(_) | None => Some((same, now)),
+            },
+        };
+        match since {
+            Some((Look::Blind, start)) if now - start >= ALIVE_LONG_ENOUGH => return Seen::Alive,
+            Some((Look::Deaf, start)) if now - start >= ALIVE_LONG_ENOUGH => return Seen::Deaf,
+            Some(_) | None => {}
         }
         pause = (pause * 3 / 2).min(RAREST_LOOK);
     }
@@ -168,8 +165,8 @@ fn look(members: &[Pid], listeners: &BTreeSet<u64>) -> Look {
         }
     }
     match (blind, held) {
-        (true, _) => Look::Blind,
-        (false, true) => Look::NotYet,
+        (_, true) => Look::NotYet,
+        (true, false) => Look::Blind,
         (false, false) => Look::Deaf,
     }
 }

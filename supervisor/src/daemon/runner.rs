@@ -83,6 +83,10 @@ pub(crate) struct Runner {
     /// A handover that has committed and is not reported yet.
     parting: Option<Parting>,
     proving: Vec<Proving>,
+    /// The listeners of a plan of before that is being brought back.
+    restoring: Option<(PlanId, Set)>,
+    failed_starts: u32,
+    starting_again: Option<Timer>,
     last_handover: Option<Report>,
     last_plan: u64,
     /// Whether it came up at first; not known yet if none.
@@ -121,6 +125,9 @@ impl Runner {
             backoffs: BTreeMap::new(),
             parting: None,
             proving: Vec::new(),
+            restoring: None,
+            failed_starts: 0,
+            starting_again: None,
             last_handover: None,
             last_plan: 0,
             came_up: None,
@@ -160,6 +167,7 @@ impl Runner {
     /// Lets everything finish and end, or ends it now.
     pub(crate) fn stop(&mut self, at_once: bool) {
         self.parted();
+        self.starting_again = None;
         for job in self
             .jobs
             .drain(..)
@@ -186,6 +194,7 @@ impl Runner {
             ServiceInput::Process(process, input) => self.on_process(process, input),
             ServiceInput::StoredClosed(key) => self.store.closed(key),
             ServiceInput::Parted => self.parted(),
+            ServiceInput::StartAgain => self.start_anew(),
         }
     }
 

@@ -161,7 +161,12 @@ impl Client {
             Request::Stop { timeout_ms } => {
                 let (answer, stopped) = oneshot::channel();
                 self.ask(Asked::Stop { timeout_ms, answer }).await?;
-                stopped.await.map_err(|_| ended())?;
+                let mut silence = [0];
+                tokio::select! {
+                    stopped = stopped => stopped.map_err(|_| ended())?,
+                    // Whoever asked says nothing more; whatever comes is its end.
+                    _end = self.stream.read(&mut silence) => return Ok(()),
+                }
             }
             request @ (Request::Reload { .. } | Request::Rollback { .. }) => {
                 let (_, events) = history.follow();
@@ -205,12 +210,15 @@ impl Client {
         awaited: Vec<Awaited>,
         mut events: broadcast::Receiver<Event>,
     ) -> io::Result<()> {
+        let mut silence = [0];
         let services: Vec<String> = awaited.iter().map(|one| one.service.clone()).collect();
         for Awaited { mut report, .. } in awaited {
             let report = loop {
                 tokio::select! {
                     biased;
                     report = &mut report => break report.map_err(|_| ended())?,
+                    // Whoever asked says nothing more; whatever comes is its end.
+                    _end = self.stream.read(&mut silence) => return Ok(()),
                     event = events.recv() => self.progress(&services, event).await?,
                 }
             };

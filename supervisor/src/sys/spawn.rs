@@ -192,7 +192,7 @@ pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
         }
         Err(error) => {
             let _gone_already = nix::sys::signal::kill(child, nix::sys::signal::SIGKILL);
-            reap(child);
+            // It may be stuck in the kernel; it is reaped like any orphan once it is not.
             let errno = error.raw_os_error().unwrap_or(libc::ETIMEDOUT);
             Err(Failure {
                 stage: Stage::Execute,
@@ -295,11 +295,21 @@ unsafe fn become_program(
             rlim_cur: soft,
             rlim_max: hard,
         };
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            libc::RLIMIT_NOFILE,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit>(),
+        );
         if let Some(identity) = &command.identity
-            && (libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) != 0
-                || libc::setgid(identity.group) != 0
-                || libc::setuid(identity.user) != 0)
+            && (libc::syscall(
+                libc::SYS_setgroups,
+                identity.groups.len(),
+                identity.groups.as_ptr(),
+            ) != 0
+                || libc::syscall(libc::SYS_setgid, identity.group) != 0
+                || libc::syscall(libc::SYS_setuid, identity.user) != 0)
         {
             fail(3);
         }

@@ -3,10 +3,11 @@
 use super::{Unusable, unusable};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AtFlags;
@@ -99,7 +100,15 @@ pub(super) fn environment(service: &Service) -> Result<BTreeMap<OsString, OsStri
         let path = working_directory(Some(file))?;
         let about = |reason: String| unusable(format!("env_file {}: {reason}", path.display()));
         let mut text = Vec::new();
-        let opened = File::open(&path).map_err(|error| about(error.to_string()))?;
+        // Opening a pipe must not wait for its other end.
+        let opened = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|error| about(error.to_string()))?;
+        if !opened.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Err(about("it is not a regular file".to_owned()));
+        }
         opened
             .take(LARGEST_ENV_FILE_BYTES + 1)
             .read_to_end(&mut text)

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use super::{Runner, Waiter, What, policy};
 use crate::config::service::Service;
 use crate::control::protocol::{EventKind, Outcome as Told, Report};
+use crate::core::backoff;
 use crate::core::generation::Phase;
 use crate::core::service::{self as machine, Event, Finish, Generation, Kind, Outcome, PlanId};
 use crate::daemon::family::Family;
 use crate::daemon::input::{Input, ServiceInput};
-use crate::daemon::listeners::{self, Listener, Set};
+use crate::daemon::listeners::{self, CannotListen, Listener, Set};
 use crate::daemon::plan::{self, Plan, Unusable};
 use crate::daemon::readiness;
 use crate::daemon::timer::Timer;
@@ -166,6 +167,22 @@ impl Runner {
         Ok(())
     }
 
+    /// Whether a request would be taken on.
+    ///
+    /// # Errors
+    ///
+    /// [`Declined`], as [`request`](Self::request) would.
+    pub(crate) fn would_take(&self, what: What) -> Result<(), Declined> {
+        if self.machine.is_stopping() {
+            return Err(Declined::Stopping);
+        }
+        let merges = self.jobs.back().is_some_and(|last| last.takes(what));
+        if self.jobs.len() == MOST_WAITING && !merges {
+            return Err(Declined::TooMany);
+        }
+        Ok(())
+    }
+
     /// Begins the next handover if none is under way.
     pub(super) fn begin_next(&mut self) {
         let busy = self.looking_up.is_some() || self.active.is_some() || self.parting.is_some();
@@ -243,12 +260,14 @@ impl Runner {
     }
 
     fn begin_rollback(&mut self, job: Job, plan: PlanId) {
-        let mut service = self.service.clone();
-        if let Some(kept) = self.plans.get(&plan) {
-            service.command.clone_from(&kept.service.command);
-        }
+        let Some(service) = self.plans.get(&plan).map(|kept| kept.service.clone()) else {
+            return self.fail(job, &Declined::NothingProven.to_string());
+        };
+        let listeners = match self.listeners_for(plan) {
+            Ok(listeners) => listeners,
+            Err(error) => return self.fail(job, &error.to_string()),
+        };
         let policy = policy(&service);
-        let listeners = self.listeners.clone();
         self.active = Some(Active {
             job,
             plan,
@@ -280,12 +299,25 @@ impl Runner {
         id
     }
 
-    /// The listeners that a process of this plan inherits.
-    pub(super) fn listeners_for(&self, plan: PlanId) -> Set {
-        match &self.active {
-            Some(active) if active.plan == plan => active.listeners.clone(),
-            Some(_) | None => self.listeners.clone(),
+    /// The listeners that a process of this plan inherits: those its service asks for, also when
+    /// others have come into force since.
+    pub(super) fn listeners_for(&mut self, plan: PlanId) -> Result<Set, CannotListen> {
+        if let Some(active) = self.active.as_ref().filter(|active| active.plan == plan) {
+            return Ok(active.listeners.clone());
         }
+        let Some(kept) = self.plans.get(&plan) else {
+            return Ok(self.listeners.clone());
+        };
+        if kept.service.listen == self.service.listen {
+            return Ok(self.listeners.clone());
+        }
+        if let Some((_, listeners)) = self.restoring.as_ref().filter(|(of, _)| *of == plan) {
+            return Ok(listeners.clone());
+        }
+        let specs = &kept.service.listen;
+        let listeners = listeners::prepare(specs, &self.listeners, &self.context.inherited)?;
+        self.restoring = Some((plan, listeners.clone()));
+        Ok(listeners)
     }
 
     pub(super) fn begun(&self, from: Generation, to: Generation) {
@@ -357,7 +389,7 @@ impl Runner {
             self.last_handover = Some(report.clone());
         }
         let Some(active) = active else {
-            return self.probation_failed(&report);
+            return self.undone(&report);
         };
         if matches!(told, Told::Aborted | Told::Rehearsed) {
             active.restore_flags();
@@ -407,6 +439,7 @@ impl Runner {
 
     /// What a handover prepared comes into force.
     fn take_on(&mut self, service: Service, commanded: bool, listeners: Set) {
+        self.restoring = None;
         if commanded || (self.command.is_some() && self.command.as_ref() != Some(&service.command))
         {
             self.command = Some(service.command.clone());
@@ -504,8 +537,21 @@ impl Runner {
         }
     }
 
-    /// A handover that had committed was undone: those who waited for its probation hear of it.
-    fn probation_failed(&mut self, report: &Report) {
+    /// A handover that had committed was undone: what it had brought into force goes with it, and
+    /// those who wait for its report or for the end of its probation hear of it.
+    fn undone(&mut self, report: &Report) {
+        if let Some(plan) = self.machine.current()
+            && let Some(restored) = self.plans.get(&plan).map(|kept| kept.service.clone())
+            && restored != self.service
+        {
+            let listeners = self
+                .listeners_for(plan)
+                .unwrap_or_else(|_| self.listeners.clone());
+            self.take_on(restored, false, listeners);
+        }
+        if let Some(Parting { job, .. }) = self.parting.take() {
+            job.answer(report);
+        }
         for proving in std::mem::take(&mut self.proving) {
             // The client may have gone.
             let _gone = proving.answer.send(report.clone());
@@ -520,12 +566,34 @@ impl Runner {
         self.tell_end(&report);
         if job.what == What::Start {
             self.came_up.get_or_insert(false);
+            self.start_again();
         }
         if job.what != What::DryRun {
             self.last_handover = Some(report.clone());
         }
         job.answer(&report);
         self.begin_next();
+    }
+
+    /// What a start could not find may be there in a moment: a user, a directory, a file system.
+    fn start_again(&mut self) {
+        self.failed_starts = self.failed_starts.saturating_add(1);
+        let delay = backoff::delay(self.failed_starts.saturating_add(1));
+        let text = format!(
+            "the next attempt is in {}",
+            humantime::format_duration(delay)
+        );
+        self.note(None, EventKind::BackingOff, &text);
+        self.starting_again = Some(self.timer(delay, ServiceInput::StartAgain));
+    }
+
+    /// The wait before another attempt to start is over; a reload may have come meanwhile.
+    pub(super) fn start_anew(&mut self) {
+        self.starting_again = None;
+        if self.machine.current().is_none() && !self.is_busy() {
+            // Declined only when the service is being stopped.
+            let _stopping = self.request(What::Start, None, None, None);
+        }
     }
 
     /// A sequential service cannot be tried without stopping it: what was looked up is all that can

@@ -25,6 +25,12 @@ use crate::daemon::readiness::Seen;
 /// is shorter.
 const SHORT: Duration = Duration::from_secs(5);
 
+/// A process that was killed gets at least this long before it is killed again.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// A process that has served this long has not failed at starting.
+const LONG_LIFE: Duration = Duration::from_secs(10);
+
 /// So many failures are remembered for a report.
 const KEPT_FAILURES: usize = 32;
 
@@ -44,7 +50,11 @@ impl Runner {
             self.ready_command_ended(command.process, succeeded);
             return true;
         }
-        let ours = |process: &&mut Process| process.pid() == Some(pid);
+        // A process that was reaped before may have had the number.
+        let ours = |process: &&mut Process| {
+            let family = process.family.as_ref();
+            family.is_some_and(|family| family.main == pid && !family.main_is_reaped)
+        };
         let Some(process) = self.processes.values_mut().find(ours) else {
             return false;
         };
@@ -61,6 +71,8 @@ impl Runner {
         if let Some(family) = &mut process.family {
             family.main_is_reaped = true;
         }
+        // What it left behind may look ready; it is not what was started.
+        process.deadlines.readiness = None;
         let id = process.id;
         if let Some(output) = &mut process.output {
             let tail = output.tail();
@@ -99,7 +111,7 @@ impl Runner {
                 }
                 self.feed(id, event);
             }
-            ProcessInput::Seen(Seen::Waiting | Seen::Alive) => self.feed(id, Life::Ready),
+            ProcessInput::Seen(Seen::Waiting | Seen::Alive) => self.is_ready(id),
             ProcessInput::Seen(Seen::Deaf) => {
                 let text =
                     "the new program has closed every listener it was given, so it cannot serve";
@@ -120,9 +132,21 @@ impl Runner {
                 self.check_for_empty();
             }
             ProcessInput::Proved => self.drive(Event::Proved(id)),
+            ProcessInput::Settled => self.drive(Event::Settled(id)),
             ProcessInput::WatchdogOver => {
                 self.fail_with(id, "the program missed its watchdog".to_owned());
             }
+        }
+    }
+
+    /// It is ready, by its word or by sight; unless it has ended meanwhile.
+    pub(super) fn is_ready(&mut self, id: ProcessId) {
+        let family = self
+            .processes
+            .get(&id)
+            .and_then(|process| process.family.as_ref());
+        if family.is_some_and(|family| !family.main_is_reaped) {
+            self.feed(id, Life::Ready);
         }
     }
 
@@ -180,6 +204,7 @@ impl Runner {
         }
         if before == Phase::Serving && phase != Phase::Serving {
             process.deadlines.probation = None;
+            process.deadlines.settled = None;
             process.deadlines.watchdog = None;
         }
         if before == Phase::Starting && phase != Phase::Starting {
@@ -223,6 +248,7 @@ impl Runner {
             }
             generation::Action::TellRest => process.tell_all(stop_signal.0),
             generation::Action::Kill => {
+                process.tell(Signal::SIGKILL);
                 process.tell_all(Signal::SIGKILL);
                 if event == Life::DrainOver {
                     let text = "killed: it did not end in time";
@@ -233,7 +259,7 @@ impl Runner {
                 let drain = process.plan.service.drain_timeout.0;
                 let limit = match patience {
                     Patience::Drain => drain,
-                    Patience::Short => drain.min(SHORT),
+                    Patience::Short => drain.min(SHORT).max(SHORTEST),
                 };
                 self.allow_to_drain(id, limit);
             }
@@ -282,9 +308,15 @@ impl Runner {
         }
     }
 
-    /// The first generation ever did not come up: that is what a start fails with.
+    /// The first generation ever did not come up, and nothing else is about to: that is what a start
+    /// fails with.
     pub(super) fn note_failed_start(&mut self, id: ProcessId) {
         if self.came_up.is_some() {
+            return;
+        }
+        let on_its_way =
+            |process: &Process| matches!(process.phase, Phase::Starting | Phase::Serving);
+        if self.processes.values().any(on_its_way) {
             return;
         }
         self.came_up = Some(false);
@@ -362,8 +394,12 @@ impl Runner {
         };
         let window = process.plan.service.probation.0;
         let timer = self.timer(window, ServiceInput::Process(id, ProcessInput::Proved));
+        // A short probation must not let a program that keeps dying be started again and again.
+        let long = window.max(LONG_LIFE);
+        let settled = self.timer(long, ServiceInput::Process(id, ProcessInput::Settled));
         if let Some(process) = self.processes.get_mut(&id) {
             process.deadlines.probation = Some(timer);
+            process.deadlines.settled = Some(settled);
         }
     }
 

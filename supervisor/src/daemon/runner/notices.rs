@@ -9,7 +9,7 @@ use heirloom_handover::notify::{self, Store as StoreRequest, Watchdog};
 
 use super::Runner;
 use crate::config::service::Ready;
-use crate::core::generation::{Event as Life, Phase};
+use crate::core::generation::Phase;
 use crate::core::service::{Generation, ProcessId};
 
 /// A program may not put off its own deadlines by more than this at a time.
@@ -71,7 +71,7 @@ impl Runner {
             let error = std::io::Error::from_raw_os_error(errno.saturating_abs());
             self.fail_with(id, format!("the new program reported an error: {error}"));
         } else if said.ready && by_its_word {
-            self.feed(id, Life::Ready);
+            self.is_ready(id);
         }
     }
 

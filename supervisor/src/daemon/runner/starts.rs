@@ -131,7 +131,10 @@ impl Runner {
         };
         let (plan, generation) = (Rc::clone(&process.plan), process.generation);
         let instance = process.slot;
-        let listeners = self.listeners_for(process.plan_id);
+        let plan_id = process.plan_id;
+        let listeners = self.listeners_for(plan_id).map_err(|error| {
+            plan.explain_step("have its listeners", &std::io::Error::other(error))
+        })?;
         let system = |error| plan.explain_system(&error);
         let name = &self.service.name;
         let user = plan.user.as_ref().map(|user| user.user);
@@ -186,7 +189,9 @@ impl Runner {
                 None
             }
             Ready::Auto => {
-                let listeners = self.listeners_for(process.plan_id);
+                let plan_id = process.plan_id;
+                // It was started with them, so they are there.
+                let listeners = self.listeners_for(plan_id).unwrap_or_default();
                 let inodes: BTreeSet<u64> =
                     listeners.iter().map(|listener| listener.inode).collect();
                 Some(readiness::watch(&self.context.inputs, family, id, inodes))
@@ -203,6 +208,9 @@ impl Runner {
         let Some(process) = self.processes.get(&id) else {
             return;
         };
+        if process.phase != Phase::Starting {
+            return;
+        }
         let (Ready::Exec(words), Some(tested)) = (&process.plan.service.ready, process.pid())
         else {
             return;

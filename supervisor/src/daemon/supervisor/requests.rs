@@ -152,45 +152,54 @@ impl Supervisor {
                 .map(|name| self.request(name, what, None, program.clone(), until_proven));
             return each.collect();
         };
-        let mut awaited = Vec::new();
-        if what == What::Reload && only.is_none() {
-            let gone: Vec<String> = self
-                .services
-                .keys()
-                .filter(|name| !read.services.contains_key(*name))
-                .cloned()
-                .collect();
-            for name in gone {
-                if let Some(mut runner) = self.services.remove(&name) {
-                    tracing::info!(service = name, "the configuration no longer has it");
-                    runner.stop(false);
-                    self.removed.push(runner);
-                }
-            }
-        }
-        for (name, service) in read.services {
-            if !meant(&name) {
-                continue;
-            }
-            let mut what = what;
-            if !self.services.contains_key(&name) {
-                if what == What::DryRun {
-                    continue;
-                }
-                if self.removed.iter().any(|runner| runner.name() == name) {
+        // Everything is checked, and bound, before anything is changed.
+        let mut news = Vec::new();
+        for (name, service) in read.services.iter().filter(|(name, _)| meant(name)) {
+            match self.services.get(name) {
+                Some(runner) => runner
+                    .would_take(what)
+                    .map_err(|declined| declined.to_string())?,
+                None if what == What::DryRun => {}
+                None if self.removed.iter().any(|runner| runner.name() == name) => {
                     return Err(format!(
                         "service {name} is still ending; try again when it has"
                     ));
                 }
-                let runner = Runner::new(self.context.clone(), service.clone())
-                    .map_err(|error| format!("service {name}: {error}"))?;
-                self.services.insert(name.clone(), runner);
-                what = What::Reload;
+                None => news.push(
+                    Runner::new(self.context.clone(), service.clone())
+                        .map_err(|error| format!("service {name}: {error}"))?,
+                ),
             }
-            let program = program.clone();
-            awaited.push(self.request(&name, what, Some(service), program, until_proven)?);
+        }
+        if what == What::Reload && only.is_none() {
+            self.let_go_of_others(&read);
+        }
+        for runner in news {
+            self.services.insert(runner.name().to_owned(), runner);
+        }
+        let mut awaited = Vec::new();
+        for (name, service) in read.services {
+            if meant(&name) && self.services.contains_key(&name) {
+                let program = program.clone();
+                awaited.push(self.request(&name, what, Some(service), program, until_proven)?);
+            }
         }
         Ok(awaited)
+    }
+
+    /// Services that the configuration no longer has finish and end.
+    fn let_go_of_others(&mut self, read: &Configuration) {
+        let gone = self
+            .services
+            .keys()
+            .filter(|name| !read.services.contains_key(*name));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            if let Some(mut runner) = self.services.remove(&name) {
+                tracing::info!(service = name, "the configuration no longer has it");
+                runner.stop(false);
+                self.removed.push(runner);
+            }
+        }
     }
 
     pub(super) fn request(
