@@ -31,5 +31,6 @@ mod supervisor;
 mod systemd;
 mod timer;
 
+pub(crate) use listeners::Inherited;
 pub(crate) use plan::look_up;
 pub(crate) use supervisor::{Start, run};

@@ -2,8 +2,8 @@
 //!
 //! A terminal gets lines for people, journald its own fields, everything else JSON. Lines of the
 //! supervisor and of its programs take the same way; each carries service and generation. Writing
-//! is done by a thread: a log that nobody reads must not stop a supervisor, so what it cannot take
-//! is dropped.
+//! never waits: files and terminals are written by a thread, journald through a socket that does not
+//! block. What a reader does not take is dropped, for a log must not stop a supervisor.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -71,9 +71,13 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
     };
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
     let flush = if format == Format::Journald {
+        let before = crate::sys::open_descriptors()?;
         let journal = tracing_journald::layer()?
             .with_field_prefix(Some("HEIRLOOM".to_owned()))
             .with_syslog_identifier("heirloom".to_owned());
+        // The layer writes on the thread that logs. A journald that does not read must cost lines,
+        // not the supervisor.
+        crate::sys::stop_waiting_on_new(&before)?;
         registry.with(journal).init();
         None
     } else {

@@ -6,6 +6,7 @@
 
 pub(crate) mod spawn;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -58,6 +59,36 @@ pub(crate) fn same_description(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bo
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps its number and stays open for as long as the AsyncFd owns it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// The numbers of all open descriptors.
+///
+/// # Errors
+///
+/// `/proc` is not there.
+pub(crate) fn open_descriptors() -> io::Result<BTreeSet<RawFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+/// Sets `O_NONBLOCK` on sockets that a library opened since and does not hand out.
+///
+/// # Errors
+///
+/// The system's error.
+pub(crate) fn stop_waiting_on_new(before: &BTreeSet<RawFd>) -> io::Result<()> {
+    for raw in open_descriptors()?.difference(before) {
+        // SAFETY: borrowed for these calls only; a number that was closed meanwhile, such as the
+        // listing's own, is answered with an error and changes nothing.
+        let fd = unsafe { BorrowedFd::borrow_raw(*raw) };
+        if socket2::SockRef::from(&fd).r#type().is_ok() {
+            socket2::SockRef::from(&fd).set_nonblocking(true)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes a descriptor that a library hands out as a number.

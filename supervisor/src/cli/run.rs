@@ -9,7 +9,7 @@ use super::{complain, exit};
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
 use crate::control::place;
-use crate::daemon::{self, Start};
+use crate::daemon::{self, Inherited, Start};
 use crate::log;
 
 pub(crate) fn run(command: Run) -> ExitCode {
@@ -41,6 +41,16 @@ pub(crate) fn run(command: Run) -> ExitCode {
         complain(&reason);
         return exit::USAGE.into();
     }
+    // Before the log's thread: taking the sockets changes the environment.
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            complain(&format!(
+                "the sockets systemd passed cannot be used: {error}"
+            ));
+            return exit::FAILED.into();
+        }
+    };
     let log = match log::start(log_format, log_file.as_deref()) {
         Ok(log) => log,
         Err(error) => {
@@ -53,6 +63,7 @@ pub(crate) fn run(command: Run) -> ExitCode {
         configuration,
         file: config,
         control,
+        inherited,
         log,
     })
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::getuid;
 
@@ -45,8 +47,32 @@ fn directory() -> PathBuf {
     }
     match std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
         Some(runtime) => PathBuf::from(runtime).join("heirloom"),
-        None => std::env::temp_dir().join(format!("heirloom-{}", getuid())),
+        None => shared_fallback(),
     }
+}
+
+/// Where sockets go without a runtime directory: beside what other users make, so it is looked at
+/// closely before it is used.
+fn shared_fallback() -> PathBuf {
+    std::env::temp_dir().join(format!("heirloom-{}", getuid()))
+}
+
+/// Makes the fallback directory, or refuses one that is not this user's alone.
+fn claim_fallback(directory: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let metadata = fs::symlink_metadata(directory)?;
+    let own = metadata.is_dir() && metadata.uid() == getuid().as_raw();
+    if own && metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} is not a directory of this user alone",
+        directory.display()
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
 /// systemd makes one directory a unit and names it to every command of the unit.
@@ -89,7 +115,15 @@ pub(crate) fn connect(wanted: &Wanted) -> Result<UnixStream, Unreachable> {
         (None, None, Some(unit)) => unit,
         (None, None, None) => return connect_to_only_one(&directory()),
     };
-    UnixStream::connect(&path).map_err(|error| Unreachable::Silent { path, error })
+    let connected = UnixStream::connect(&path).and_then(|stream| {
+        let peer = getsockopt(&stream, PeerCredentials)?.uid();
+        if peer == 0 || peer == getuid().as_raw() || getuid().is_root() {
+            return Ok(stream);
+        }
+        let reason = format!("it belongs to user {peer}");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+    });
+    connected.map_err(|error| Unreachable::Silent { path, error })
 }
 
 /// Where a supervisor of this name may be: one started by hand, and one whose unit has
@@ -154,6 +188,9 @@ impl ControlSocket {
     ///
     /// `AddrInUse` if a supervisor answers there; otherwise the system's error.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = path.parent().filter(|parent| *parent == shared_fallback()) {
+            claim_fallback(directory)?;
+        }
         let listener = bind_replacing(path, 0o600, |path| UnixListener::bind(path))?;
         Ok(Self {
             listener,

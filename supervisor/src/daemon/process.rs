@@ -50,8 +50,14 @@ pub(crate) struct Process {
     /// What it says of itself.
     pub(crate) status: Option<String>,
     pub(crate) watchdog: Option<Duration>,
+    /// What it asked of the descriptor store before it was ready: carried out once it is, so that one
+    /// that fails has changed nothing.
+    pub(crate) wishes: Vec<Wish>,
     pub(crate) deadlines: Deadlines,
 }
+
+/// A request to the descriptor store, with the descriptors that came along.
+pub(crate) type Wish = (heirloom_handover::notify::Store, Vec<OwnedFd>);
 
 /// What runs for a process; each is void once dropped.
 #[derive(Debug, Default)]

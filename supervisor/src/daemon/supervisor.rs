@@ -40,6 +40,8 @@ pub(crate) struct Start {
     /// The file it came from, to be read again at each reload.
     pub(crate) file: Option<PathBuf>,
     pub(crate) control: PathBuf,
+    /// What systemd passed, taken before there were threads.
+    pub(crate) inherited: Inherited,
     pub(crate) log: Log,
 }
 
@@ -65,7 +67,6 @@ pub(crate) fn run(start: Start) -> ExitCode {
 /// What is taken hold of before there is a runtime, and may fail.
 struct Prepared {
     control: ControlSocket,
-    inherited: Inherited,
     open_files: (u64, u64),
 }
 
@@ -74,8 +75,6 @@ impl Prepared {
         // Orphans of a generation become ours, so that none outlives it unseen.
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
-        let inherited = Inherited::take()
-            .map_err(|error| format!("the sockets systemd passed cannot be used: {error}"))?;
         let control = ControlSocket::bind(&start.control).map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => format!(
                 "a supervisor named {} is running already ({error}); it was left alone",
@@ -90,7 +89,6 @@ impl Prepared {
         })?;
         Ok(Self {
             control,
-            inherited,
             open_files: raise_open_files(),
         })
     }
@@ -133,7 +131,7 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
             inputs,
             history,
             open_files: prepared.open_files,
-            inherited: Rc::new(prepared.inherited),
+            inherited: Rc::new(start.inherited),
         },
         name: start.configuration.name.clone(),
         file: start.file,

@@ -320,6 +320,12 @@ impl Runner {
         Ok(listeners)
     }
 
+    /// Whether processes of this plan are only tried.
+    pub(super) fn is_rehearsed(&self, plan: PlanId) -> bool {
+        let active = self.active.as_ref();
+        active.is_some_and(|active| active.plan == plan && active.job.what == What::DryRun)
+    }
+
     pub(super) fn begun(&self, from: Generation, to: Generation) {
         let text = match from {
             0 => format!("generation {to} is to serve"),

@@ -288,6 +288,7 @@ impl Runner {
                 );
                 self.came_up = Some(true);
                 self.feed_watchdog(id);
+                self.grant_wishes(id);
                 events.push_back(Event::Ready(id));
             }
             generation::Report::FailedToStart => {

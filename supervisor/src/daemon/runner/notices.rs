@@ -11,9 +11,13 @@ use super::Runner;
 use crate::config::service::Ready;
 use crate::core::generation::Phase;
 use crate::core::service::{Generation, ProcessId};
+use crate::daemon::process::Wish;
 
 /// A program may not put off its own deadlines by more than this at a time.
 const LONGEST_EXTENSION: Duration = Duration::from_secs(3600);
+
+/// So many requests to the store are kept of a process that is not ready.
+const MOST_WISHES: usize = 64;
 
 impl Runner {
     pub(super) fn notified(&mut self, id: ProcessId, message: Received) {
@@ -50,15 +54,8 @@ impl Runner {
                 self.allow_to_drain_longer(id, more);
             }
         }
-        match said.store {
-            Some(StoreRequest::Keep { name, poll }) => {
-                self.keep_descriptors(generation, &name, poll, message.fds);
-            }
-            Some(StoreRequest::Remove { name }) => {
-                self.store.remove(&name);
-            }
-            // Descriptors that came along, a barrier's among them, are closed here.
-            Some(_) | None => drop(message.fds),
+        if let Some(wish) = said.store {
+            self.wish(id, starting, (wish, message.fds));
         }
         match said.watchdog {
             Some(Watchdog::Trigger) => {
@@ -86,6 +83,53 @@ impl Runner {
         });
         if shorter == Some(true) {
             self.allow_to_drain(id, more);
+        }
+    }
+
+    /// Carries a request to the descriptor store out, or keeps it until the process is ready.
+    fn wish(&mut self, id: ProcessId, starting: bool, wish: Wish) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        let generation = process.generation;
+        if !starting {
+            self.grant(generation, wish);
+        } else if process.wishes.len() < MOST_WISHES {
+            process.wishes.push(wish);
+        } else {
+            let service = &self.service.name;
+            tracing::warn!(
+                service,
+                generation,
+                "too many requests to the store before it is ready"
+            );
+        }
+    }
+
+    /// A process is ready: what it asked of the store counts, unless it was only tried.
+    pub(super) fn grant_wishes(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        let wishes = std::mem::take(&mut process.wishes);
+        let (generation, plan) = (process.generation, process.plan_id);
+        if !self.is_rehearsed(plan) {
+            for wish in wishes {
+                self.grant(generation, wish);
+            }
+        }
+    }
+
+    fn grant(&mut self, generation: Generation, (wish, fds): Wish) {
+        match wish {
+            StoreRequest::Keep { name, poll } => {
+                self.keep_descriptors(generation, &name, poll, fds);
+            }
+            StoreRequest::Remove { name } => {
+                self.store.remove(&name);
+            }
+            // Requests that are not known yet; what came along is closed.
+            _unknown => {}
         }
     }
 

@@ -69,6 +69,7 @@ impl Runner {
             reason: None,
             status: None,
             watchdog: plan.service.watchdog.map(|watchdog| watchdog.0),
+            wishes: Vec::new(),
             deadlines: Deadlines::default(),
             plan,
         };
