@@ -444,3 +444,29 @@ fn a_rollback_to_a_program_that_has_stopped_working_changes_nothing() {
     supervisor.settle();
     supervisor.stop();
 }
+
+#[test]
+fn a_death_while_the_report_is_held_back_is_reported_as_a_rollback() {
+    // The old program goes on polling its listener after it was told to stop, so the report of the
+    // handover waits; the new one dies in that time.
+    let setup = Setup::program(["python3", "program.py"]).args(["--drain-timeout", "2s"]);
+    setup.write(
+        "program.py",
+        "import os, select, signal, socket, sys, time\n\
+         s = socket.socket(fileno=3)\n\
+         if os.path.exists('bad'):\n    select.select([s], [], [], 0.15)\n    sys.exit(9)\n\
+         end = []\nsignal.signal(signal.SIGTERM, lambda *_: end.append(time.time() + 1))\n\
+         while not end or time.time() < end[0]:\n    select.select([s], [], [], 0.05)\n",
+    );
+    let supervisor = setup.start();
+    supervisor.write("bad", "");
+    let begun = supervisor.begin(["reload", "--until-proven"]);
+    let mut events = supervisor.events();
+    events.wait_for("died");
+    // The proven program is brought back from the same file, which is good again by then.
+    std::fs::remove_file(supervisor.path("bad")).unwrap();
+    let (status, said) = supervisor.finish(begun);
+    assert_eq!(status, Some(5), "{said}\n{}", supervisor.log());
+    assert!(said.contains("status 9"), "{said}");
+    supervisor.stop();
+}

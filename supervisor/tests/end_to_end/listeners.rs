@@ -321,3 +321,43 @@ fn services_come_and_go_with_the_configuration_and_are_handed_over_alone() {
     assert!(TcpStream::connect_timeout(&a.parse().unwrap(), Duration::from_secs(5)).is_err());
     supervisor.stop();
 }
+
+#[test]
+fn a_reload_that_is_refused_for_one_service_has_touched_none() {
+    let two = "[service.a]\ncommand = [\"python3\", \"{dir}/echo.py\"]\nlisten = [\"a=tcp:127.0.0.1:0\"]\n\
+               [service.b]\ncommand = [\"python3\", \"{dir}/echo.py\"]\nlisten = [\"b=tcp:127.0.0.1:0\"]\n";
+    let setup = Setup::configuration(two);
+    setup.write("echo.py", ECHO);
+    let supervisor = setup.start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = taken.local_addr().unwrap().port();
+    let other = format!(
+        "[service.a]\ncommand = [\"python3\", \"{{dir}}/echo.py\"]\nlisten = [\"a=tcp:127.0.0.1:0\"]\n\
+         [service.z]\ncommand = [\"python3\", \"{{dir}}/echo.py\"]\nlisten = [\"z=tcp:127.0.0.1:{busy}\"]\n"
+    );
+    supervisor.write("heirloom.toml", &other);
+    let said = supervisor.expect(1, ["reload"]);
+    assert!(said.contains("service z"), "{said}");
+    assert_eq!(tcp(&supervisor.bound("a")), "a 1");
+    assert_eq!(tcp(&supervisor.bound("b")), "b 1");
+    supervisor.stop();
+}
+
+#[test]
+fn a_rollback_brings_the_listeners_back_too() {
+    let supervisor = setup("\"http=tcp:127.0.0.1:0\", \"gone=unix:{dir}/gone.sock\"").start();
+    let http = supervisor.bound("http");
+    reconfigure(
+        &supervisor,
+        "\"admin=unix:{dir}/admin.sock\", \"http=tcp:127.0.0.1:0\"",
+    );
+    supervisor.reload();
+    assert_eq!(tcp(&http), "http 2");
+    assert!(!supervisor.path("gone.sock").exists());
+    supervisor.expect(0, ["rollback"]);
+    // Each under the name and in the place it had.
+    assert_eq!(tcp(&http), "http 3");
+    assert_eq!(unix(&supervisor.path("gone.sock")), "gone 3");
+    assert!(!supervisor.path("admin.sock").exists());
+    supervisor.stop();
+}

@@ -321,3 +321,35 @@ fn a_control_client_of_another_user_is_refused() {
     assert_eq!(supervisor.serving().0, 1);
     supervisor.stop();
 }
+
+#[test]
+fn a_generation_that_fails_or_is_only_tried_leaves_the_store_alone() {
+    let body = r#"
+generation = int(os.environ["HEIRLOOM_GENERATION"])
+if generation == 1:
+    notify("FDSTORE=1\nFDNAME=mine\nFDPOLL=0", os.memfd_create("state"))
+    notify("READY=1")
+    signal.pause()
+assert "mine" in names, names
+notify("FDSTOREREMOVE=1\nFDNAME=mine")
+notify("FDSTORE=1\nFDNAME=other\nFDPOLL=0", os.memfd_create("other"))
+if os.path.exists("{dir}/broken"):
+    sys.exit(1)
+notify("READY=1")
+signal.pause()
+"#;
+    let setup = Setup::program(["python3", "program.py"]).args(["--ready", "notify"]);
+    setup.write("program.py", &format!("{NOTIFY}{body}"));
+    let supervisor = setup.start();
+    let stored = |names: serde_json::Value| assert_eq!(supervisor.service()["stored"], names);
+    stored(serde_json::json!(["mine"]));
+    supervisor.expect(0, ["reload", "--dry-run"]);
+    stored(serde_json::json!(["mine"]));
+    supervisor.write("broken", "");
+    supervisor.expect(1, ["reload"]);
+    stored(serde_json::json!(["mine"]));
+    std::fs::remove_file(supervisor.path("broken")).unwrap();
+    supervisor.reload();
+    stored(serde_json::json!(["other"]));
+    supervisor.stop();
+}
