@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{HEIRLOOM, PATIENCE, Setup, built, get};
+use crate::harness::{HEIRLOOM, PATIENCE, Setup, built, eventually, get};
 
 #[test]
 fn a_reload_reports_its_outcome_as_text_and_as_json() {
@@ -266,4 +266,57 @@ fn a_configuration_is_checked_and_printed_in_full() {
     let output = check(&bad).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("line 3"));
+}
+
+#[test]
+fn log_files_are_opened_anew_when_told() {
+    let setup = Setup::demo();
+    let log = setup.path("heirloom.log");
+    let supervisor = setup.args(["--log-file", log.to_str().unwrap()]).start();
+    let rotated = supervisor.path("heirloom.log.1");
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
+    eventually("the start is in the log", || {
+        lines(&log).contains("generation 1 serves")
+    });
+    std::fs::rename(&log, &rotated).unwrap();
+    supervisor.signal(nix::sys::signal::Signal::SIGUSR1);
+    supervisor.reload();
+    eventually("the reload is in the new file", || {
+        lines(&log).contains("generation 2 has taken over")
+    });
+    assert!(!lines(&rotated).contains("generation 2 has taken over"));
+    // A line of the program's own carries its service and generation.
+    eventually("the program's own lines are there", || {
+        lines(&log).contains("heirloom-demo/2: stderr| ")
+    });
+    supervisor.stop();
+}
+
+#[test]
+fn man_pages_and_completions_come_from_the_one_definition() {
+    let setup = Setup::program([]);
+    let directory = setup.path("man");
+    let generate = |words: &[&str]| {
+        let output = Command::new(HEIRLOOM)
+            .arg("generate")
+            .args(words)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    generate(&["man", directory.to_str().unwrap()]);
+    let reload = std::fs::read_to_string(directory.join("heirloom-reload.1")).unwrap();
+    assert!(reload.contains("committed, then rolled back"), "{reload}");
+    assert!(
+        std::fs::read_to_string(directory.join("heirloom.1"))
+            .unwrap()
+            .contains("rollback")
+    );
+    for shell in ["bash", "fish", "zsh"] {
+        assert!(
+            generate(&["completions", shell]).contains("until-proven"),
+            "{shell}"
+        );
+    }
 }
