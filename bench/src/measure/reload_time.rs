@@ -4,7 +4,7 @@ use std::iter;
 
 use anyhow::Result;
 
-use super::{Outcome, Pairs};
+use super::{Outcome, Pairs, median};
 use crate::peers::{Alone, Programs};
 use crate::publish::markdown::Table;
 use crate::supervisor::Supervisor;
@@ -41,6 +41,7 @@ pub async fn measure(programs: &Programs) -> Result<Outcome> {
         "program",
         "rounds",
         "reload",
+        "of it the handover",
         "start alone",
         "ratio",
         "middle half",
@@ -48,13 +49,14 @@ pub async fn measure(programs: &Programs) -> Result<Outcome> {
     ]);
     let mut missed = Vec::new();
     for case in CASES {
-        let pairs = pairs(&case, programs).await?;
+        let (pairs, handovers) = pairs(&case, programs).await?;
         let ratio = pairs.ratio();
         let (low, high) = pairs.spread();
         table.row([
             case.name.to_owned(),
             case.rounds.to_string(),
             format!("{:.1} ms", pairs.first()),
+            format!("{:.1} ms", median(&handovers).unwrap_or(f64::NAN)),
             format!("{:.1} ms", pairs.second()),
             format!("**{ratio:.2}**"),
             format!("{low:.2} to {high:.2}"),
@@ -74,19 +76,23 @@ pub async fn measure(programs: &Programs) -> Result<Outcome> {
     })
 }
 
-async fn pairs(case: &Case, programs: &Programs) -> Result<Pairs> {
+/// The reloads and starts, and how long the supervisor says each handover took.
+async fn pairs(case: &Case, programs: &Programs) -> Result<(Pairs, Vec<f64>)> {
     let demo = programs.demo.to_string_lossy();
     let command: Vec<&str> = iter::once(demo.as_ref())
         .chain(case.arguments.iter().copied())
         .collect();
     let mut supervisor = Supervisor::start(&programs.heirloom, &command).await?;
     let mut pairs = Pairs::default();
+    let mut handovers = Vec::new();
     for _ in 0..case.rounds {
         let (alone, start) = Alone::start(&programs.demo, case.arguments).await?;
         alone.end().await?;
         let reload = supervisor.reload(&[]).await?;
         pairs.add(reload.as_secs_f64() * 1e3, start.as_secs_f64() * 1e3);
+        let last = supervisor.status().await?.last_handover;
+        handovers.extend(last.and_then(|handover| handover.total_ms));
     }
     supervisor.stop().await?;
-    Ok(pairs)
+    Ok((pairs, handovers))
 }

@@ -36,9 +36,15 @@ fn report(supervisor: &Supervisor, generation: u64) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn witness(setup: &Setup) -> String {
-    setup.write("witness.py", WITNESS).display().to_string()
+/// A service that runs the witness with these settings.
+fn witness(settings: &str) -> Setup {
+    let service = "[service.shop]\ncommand = [\"/usr/bin/python3\", \"{dir}/witness.py\"]\n";
+    let setup = Setup::configuration(&format!("{service}{settings}"));
+    setup.write("witness.py", WITNESS);
+    setup
 }
+
+const HTTP: &str = "listen = [\"http=tcp:127.0.0.1:0\"]\n";
 
 /// The variables of a report that Heirloom sets.
 fn heirlooms(report: &Value) -> BTreeMap<&str, &str> {
@@ -61,20 +67,9 @@ fn heirlooms(report: &Value) -> BTreeMap<&str, &str> {
 
 #[test]
 fn exactly_the_designed_variables_and_descriptors() {
-    let setup = Setup::program([]);
-    let program = witness(&setup);
-    setup.write(
-        "heirloom.toml",
-        &format!(
-            "[service.shop]\ncommand = [\"python3\", \"{program}\"]\n\
-             listen = [\"http=tcp:127.0.0.1:0\", \"admin=unix:{{dir}}/admin.sock\"]\nwatchdog = \"20s\"\n\
-             environment = {{ COLOUR = \"blue\" }}\n"
-        ),
-    );
-    let config = setup.path("heirloom.toml").display().to_string();
-    let supervisor = setup
-        .no_default_listener()
-        .args(["--config", &config])
+    let settings = "listen = [\"http=tcp:127.0.0.1:0\", \"admin=unix:{dir}/admin.sock\"]\n\
+        watchdog = \"20s\"\nenvironment = { COLOUR = \"blue\" }\n";
+    let supervisor = witness(settings)
         // What speaks of the supervisor alone must not reach the program.
         .env("LISTEN_PIDFDID", "12345")
         .env("FDSTORE", "7")
@@ -110,21 +105,9 @@ fn exactly_the_designed_variables_and_descriptors() {
 
 #[test]
 fn signals_are_at_their_defaults_and_the_group_is_its_own() {
-    let setup = Setup::program([]);
-    let program = witness(&setup);
-    let setup = setup.args(["--name", "shop"]);
-    let config = format!(
-        "[service.shop]\ncommand = [\"python3\", \"{program}\"]\nlisten = [\"http=tcp:127.0.0.1:0\"]\n"
-    );
-    setup.write("heirloom.toml", &config);
-    let path = setup.path("heirloom.toml").display().to_string();
     // The supervisor itself is started with signals ignored, as nohup does.
     let launcher = ["env", "--ignore-signal=HUP", "--ignore-signal=USR1"];
-    let supervisor = setup
-        .no_default_listener()
-        .launcher(launcher)
-        .args(["--config", &path])
-        .start();
+    let supervisor = witness(HTTP).launcher(launcher).start();
     let report = report(&supervisor, 1);
     let mask = |name: &str| u64::from_str_radix(report["signals"][name].as_str().unwrap(), 16);
     // Python itself ignores PIPE (13) and XFSZ (25).
@@ -137,17 +120,7 @@ fn signals_are_at_their_defaults_and_the_group_is_its_own() {
 
 #[test]
 fn no_listeners_means_no_listen_variables_and_an_empty_port_list() {
-    let setup = Setup::program([]);
-    let program = witness(&setup);
-    let config = format!(
-        "[service.shop]\ncommand = [\"python3\", \"{program}\"]\nready = \"after:300ms\"\n"
-    );
-    setup.write("heirloom.toml", &config);
-    let path = setup.path("heirloom.toml").display().to_string();
-    let supervisor = setup
-        .no_default_listener()
-        .args(["--config", &path])
-        .start();
+    let supervisor = witness("ready = \"after:300ms\"\n").start();
     let report = report(&supervisor, 1);
     let env = heirlooms(&report);
     assert_eq!(env["SERVER_STARTER_PORT"], "");
@@ -160,24 +133,13 @@ fn no_listeners_means_no_listen_variables_and_an_empty_port_list() {
 
 #[test]
 fn stray_descriptors_of_the_supervisor_do_not_reach_the_program() {
-    let setup = Setup::program([]);
-    let program = witness(&setup);
-    let config = format!(
-        "[service.shop]\ncommand = [\"python3\", \"{program}\"]\nlisten = [\"http=tcp:127.0.0.1:0\"]\n"
-    );
-    setup.write("heirloom.toml", &config);
-    let path = setup.path("heirloom.toml").display().to_string();
     let launcher = [
         "bash",
         "-c",
         "exec 3</dev/zero 7</dev/zero 40</dev/zero; exec \"$@\"",
         "-",
     ];
-    let supervisor = setup
-        .no_default_listener()
-        .launcher(launcher)
-        .args(["--config", &path])
-        .start();
+    let supervisor = witness(HTTP).launcher(launcher).start();
     let fds = &report(&supervisor, 1)["fds"];
     let numbers: Vec<&String> = fds.as_object().unwrap().keys().collect();
     assert_eq!(numbers, ["0", "1", "2", "3"], "{fds}");
@@ -187,19 +149,9 @@ fn stray_descriptors_of_the_supervisor_do_not_reach_the_program() {
 
 #[test]
 fn the_environment_file_is_read_for_each_generation() {
-    let setup = Setup::program([]);
-    let program = witness(&setup);
+    let setup = witness(&format!("{HTTP}env_file = \"{{dir}}/env\"\n"));
     setup.write("env", "COLOUR=red\nGONE=soon\n");
-    let config = format!(
-        "[service.shop]\ncommand = [\"python3\", \"{program}\"]\nlisten = [\"http=tcp:127.0.0.1:0\"]\n\
-         env_file = \"{{dir}}/env\"\n"
-    );
-    setup.write("heirloom.toml", &config);
-    let path = setup.path("heirloom.toml").display().to_string();
-    let supervisor = setup
-        .no_default_listener()
-        .args(["--config", &path])
-        .start();
+    let supervisor = setup.start();
     assert_eq!(report(&supervisor, 1)["env"]["COLOUR"], "red");
     supervisor.write("env", "COLOUR=\"dark red\"\n");
     supervisor.reload();
@@ -217,10 +169,10 @@ fn the_environment_file_is_read_for_each_generation() {
 
 #[test]
 fn a_service_runs_as_its_user_and_only_it() {
-    let setup = Setup::program([]);
-    let text = WITNESS.replace("{dir}/witness-", "{dir}/open/witness-");
-    let program = setup.write("witness.py", &text).display().to_string();
+    let setup = witness(&format!("{HTTP}user = \"nobody\"\n"));
     // The program runs as nobody: the way to its files must be open to it.
+    let text = WITNESS.replace("{dir}/witness-", "{dir}/open/witness-");
+    setup.write("witness.py", &text);
     let open = |path: &std::path::Path, mode| {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -228,16 +180,7 @@ fn a_service_runs_as_its_user_and_only_it() {
     std::fs::create_dir(setup.path("open")).unwrap();
     open(&setup.path("open"), 0o777);
     open(setup.path("open").parent().unwrap(), 0o755);
-    let config = format!(
-        "[service.shop]\ncommand = [\"/usr/bin/python3\", \"{program}\"]\n\
-         listen = [\"http=tcp:127.0.0.1:0\"]\nuser = \"nobody\"\n"
-    );
-    setup.write("heirloom.toml", &config);
-    let path = setup.path("heirloom.toml").display().to_string();
-    let supervisor = setup
-        .no_default_listener()
-        .args(["--config", &path])
-        .start();
+    let supervisor = setup.start();
     let (_, pid) = supervisor.serving();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = |name: &str| {
