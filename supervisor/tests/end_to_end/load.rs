@@ -105,11 +105,11 @@ fn two_hundred_reloads_leave_the_supervisor_as_it_was() {
         supervisor.reload();
     }
     supervisor.settle();
+    // The pipes of a program that has just ended, and the last client, take a moment to go.
+    eventually("every descriptor is given back", || {
+        open_descriptors(supervisor.pid()) <= before.descriptors
+    });
     let after = Footprint::of(supervisor.pid());
-    assert!(
-        after.descriptors <= before.descriptors,
-        "{before:?} {after:?}"
-    );
     assert_eq!(after.children, 1);
     let growth = after.resident_kib.saturating_sub(before.resident_kib);
     assert!(growth < 1024, "{before:?} {after:?}");
