@@ -8,6 +8,7 @@ use std::fs;
 use nix::unistd::Pid;
 
 use super::family::Family;
+use super::readiness::socket_inode;
 use crate::control::protocol::{GenerationStatus, ServiceStatus, Status};
 
 /// Fills in what `status` says of each generation's connections and memory.
@@ -51,14 +52,6 @@ fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &B
         }
     }
     generation.connections = held.len() as u64;
-}
-
-fn socket_inode(target: &str) -> Option<u64> {
-    target
-        .strip_prefix("socket:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
 }
 
 /// The inodes of all connections to a service's listeners.

@@ -222,7 +222,8 @@ fn look_at(process: &Path, listeners: &BTreeSet<u64>) -> io::Result<Look> {
     })
 }
 
-fn socket_inode(target: &str) -> Option<u64> {
+/// The inode of a socket, from what a link in `/proc/PID/fd` leads to.
+pub(super) fn socket_inode(target: &str) -> Option<u64> {
     target
         .strip_prefix("socket:[")?
         .strip_suffix(']')?

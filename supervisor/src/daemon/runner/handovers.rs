@@ -247,16 +247,7 @@ impl Runner {
             What::Reload | What::Rollback => Kind::Reload,
         };
         let plan = self.keep(plan);
-        let policy = policy(&service);
-        self.active = Some(Active {
-            job,
-            plan,
-            service,
-            listeners,
-            flags: self.flags(),
-            first_retired: None,
-        });
-        self.drive(Event::Handover(machine::Job { kind, plan, policy }));
+        self.begin(job, kind, plan, service, listeners);
     }
 
     fn begin_rollback(&mut self, job: Job, plan: PlanId) {
@@ -267,6 +258,11 @@ impl Runner {
             Ok(listeners) => listeners,
             Err(error) => return self.fail(job, &error.to_string()),
         };
+        self.begin(job, Kind::Rollback, plan, service, listeners);
+    }
+
+    /// Hands what was looked up and bound to the machine.
+    fn begin(&mut self, job: Job, kind: Kind, plan: PlanId, service: Service, listeners: Set) {
         let policy = policy(&service);
         self.active = Some(Active {
             job,
@@ -276,11 +272,7 @@ impl Runner {
             flags: self.flags(),
             first_retired: None,
         });
-        self.drive(Event::Handover(machine::Job {
-            kind: Kind::Rollback,
-            plan,
-            policy,
-        }));
+        self.drive(Event::Handover(machine::Job { kind, plan, policy }));
     }
 
     /// Which sockets make calls wait.
