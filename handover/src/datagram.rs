@@ -24,12 +24,20 @@ pub struct Line<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// It is longer than [`LARGEST_BYTES`].
-    #[error("the message has {0} bytes, more than {LARGEST_BYTES}")]
-    TooLong(usize),
-    /// It has more than [`MOST_LINES`] lines.
-    #[error("the message has more than {MOST_LINES} lines")]
-    TooManyLines,
+    /// It is longer than a message of its kind may be.
+    #[error("the message has {found} bytes, more than {limit}")]
+    TooLong {
+        /// Its length in bytes.
+        found: usize,
+        /// The most there may be.
+        limit: usize,
+    },
+    /// It has more lines than a message of its kind may have.
+    #[error("the message has more than {limit} lines")]
+    TooManyLines {
+        /// The most there may be.
+        limit: usize,
+    },
     /// It is not text.
     #[error("the message is not UTF-8")]
     NotText,
@@ -38,14 +46,31 @@ pub enum Malformed {
     NotAssignment(usize),
 }
 
-/// Splits a datagram into its lines, all of them or none. Empty lines are passed over.
+/// Splits a datagram of at most [`LARGEST_BYTES`] and [`MOST_LINES`] into its lines, all of them or
+/// none. Empty lines are passed over.
 ///
 /// # Errors
 ///
 /// [`Malformed`] says what is wrong with the message.
 pub fn parse(datagram: &[u8]) -> Result<Vec<Line<'_>>, Malformed> {
-    if datagram.len() > LARGEST_BYTES {
-        return Err(Malformed::TooLong(datagram.len()));
+    parse_within(datagram, LARGEST_BYTES, MOST_LINES)
+}
+
+/// Like [`parse`], with limits of the message's kind.
+///
+/// # Errors
+///
+/// [`Malformed`] says what is wrong with the message.
+pub fn parse_within(
+    datagram: &[u8],
+    largest_bytes: usize,
+    most_lines: usize,
+) -> Result<Vec<Line<'_>>, Malformed> {
+    if datagram.len() > largest_bytes {
+        return Err(Malformed::TooLong {
+            found: datagram.len(),
+            limit: largest_bytes,
+        });
     }
     let text = std::str::from_utf8(datagram).map_err(|_| Malformed::NotText)?;
     let mut lines = Vec::new();
@@ -53,8 +78,8 @@ pub fn parse(datagram: &[u8]) -> Result<Vec<Line<'_>>, Malformed> {
         if line.is_empty() {
             continue;
         }
-        if lines.len() == MOST_LINES {
-            return Err(Malformed::TooManyLines);
+        if lines.len() == most_lines {
+            return Err(Malformed::TooManyLines { limit: most_lines });
         }
         let (key, value) = line
             .split_once('=')
@@ -107,11 +132,14 @@ mod tests {
         assert_eq!(parse(b"READY=\xff"), Err(Malformed::NotText));
         assert_eq!(
             parse(&vec![b'A'; LARGEST_BYTES + 1]),
-            Err(Malformed::TooLong(16385))
+            Err(Malformed::TooLong {
+                found: 16385,
+                limit: LARGEST_BYTES
+            })
         );
         assert_eq!(
             parse("A=1\n".repeat(65).as_bytes()),
-            Err(Malformed::TooManyLines)
+            Err(Malformed::TooManyLines { limit: MOST_LINES })
         );
     }
 

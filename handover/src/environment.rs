@@ -26,6 +26,10 @@ pub const HEIRLOOM_INSTANCE: &str = "HEIRLOOM_INSTANCE";
 /// The service's name.
 pub const HEIRLOOM_SERVICE: &str = "HEIRLOOM_SERVICE";
 
+/// The number of the descriptor on which the handover protocol is spoken: a socket of
+/// `SOCK_SEQPACKET`.
+pub const HEIRLOOM_FD: &str = "HEIRLOOM_FD";
+
 /// The number of the first inherited socket (`SD_LISTEN_FDS_START` of `sd_listen_fds(3)`).
 pub const FIRST_FD: i32 = 3;
 
@@ -47,7 +51,7 @@ pub const OF_THE_SUPERVISOR_ALONE: &[&str] = &[
     HEIRLOOM_GENERATION,
     HEIRLOOM_INSTANCE,
     HEIRLOOM_SERVICE,
-    "HEIRLOOM_FD",
+    HEIRLOOM_FD,
     "FDSTORE",
     "JOURNAL_STREAM",
     "MAINPID",
