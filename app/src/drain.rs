@@ -45,7 +45,11 @@ struct Shared {
     tracker: TaskTracker,
     /// The tasks that run, to be cut off at the limit.
     running: Mutex<HashMap<Id, AbortHandle>>,
+    /// What is left to do when all tasks have ended.
+    last: Mutex<Vec<Last>>,
 }
+
+type Last = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,7 @@ impl Drain {
                 forced: CancellationToken::new(),
                 tracker,
                 running: Mutex::new(HashMap::new()),
+                last: Mutex::default(),
             }),
         }
     }
@@ -169,9 +174,24 @@ impl Drain {
         self.shared.tracker.len()
     }
 
+    /// Has this done once all tasks have ended or were cut off, before [`Self::finished`] returns. It must
+    /// end by itself.
+    pub(crate) fn at_the_end(&self, last: impl Future<Output = ()> + Send + 'static) {
+        self.shared.last().push(Box::pin(last));
+    }
+
     /// Waits until the drain has begun and all tasks have ended, or cuts them off: at the limit,
     /// or when forced to.
     pub async fn finished(&self) -> Outcome {
+        let outcome = self.tasks_finished().await;
+        let last = std::mem::take(&mut *self.shared.last());
+        for last in last {
+            last.await;
+        }
+        outcome
+    }
+
+    async fn tasks_finished(&self) -> Outcome {
         self.begun().await;
         let began = self.begun_at().unwrap_or_else(Instant::now);
         let forced = tokio::select! {
@@ -220,6 +240,11 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Drain {
 }
 
 impl Shared {
+    fn last(&self) -> std::sync::MutexGuard<'_, Vec<Last>> {
+        // No code that holds the lock can panic half-way through a change.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<Id, AbortHandle>> {
         // No code that holds the lock can panic half-way through a change.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)

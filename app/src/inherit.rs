@@ -27,6 +27,8 @@ pub struct Inherited {
     generation: u64,
     service: Option<String>,
     notifier: Notifier,
+    /// Where the handover protocol is spoken, until somebody takes it.
+    supervisor: Option<OwnedFd>,
     descriptors: Vec<(String, OwnedFd)>,
     /// The process the descriptors were meant for, if it was not this one.
     meant_for: Option<u32>,
@@ -115,12 +117,13 @@ impl Inherited {
             Descriptors::MeantFor { pid } => (Vec::new(), Some(pid)),
             Descriptors::Named(names) => (names, None),
         };
-        let descriptors = if names.is_empty() {
-            Vec::new()
+        let (descriptors, supervisor) = if names.is_empty() && environment.supervisor.is_none() {
+            (Vec::new(), None)
         } else {
             // `names` holds at most DESCRIPTORS_MAX, which is a u16.
             let count = u16::try_from(names.len()).unwrap_or(u16::MAX);
-            let owned = sys::take_inherited(count).map_err(|error| match error {
+            let owned = sys::take_inherited(count, environment.supervisor);
+            let (owned, supervisor) = owned.map_err(|error| match error {
                 TakeError::AlreadyTaken => InheritError::AlreadyTaken,
                 TakeError::NotOpen(descriptor) => InheritError::NotOpen(descriptor),
                 TakeError::Mark(descriptor, errno) => InheritError::Mark {
@@ -128,12 +131,13 @@ impl Inherited {
                     source: errno.into(),
                 },
             })?;
-            names.into_iter().zip(owned).collect()
+            (names.into_iter().zip(owned).collect(), supervisor)
         };
         Ok(Self {
             generation: environment.generation,
             service: environment.service,
             notifier: Notifier::to(environment.notify_socket),
+            supervisor,
             descriptors,
             meant_for,
         })
@@ -155,6 +159,11 @@ impl Inherited {
     #[must_use]
     pub fn notifier(&self) -> &Notifier {
         &self.notifier
+    }
+
+    /// Takes the socket on which the supervisor speaks the handover protocol, if it does.
+    pub(crate) fn take_supervisor(&mut self) -> Option<OwnedFd> {
+        self.supervisor.take()
     }
 
     /// The names of what has not been taken yet, in order.
@@ -263,6 +272,7 @@ mod tests {
             generation: 1,
             service: None,
             notifier: Notifier::to(None),
+            supervisor: None,
             descriptors: descriptors
                 .into_iter()
                 .map(|(name, descriptor)| (name.to_owned(), descriptor))

@@ -44,6 +44,7 @@ mod drain;
 pub mod http;
 mod inherit;
 mod notify;
+pub mod state;
 mod sys;
 
 pub use drain::{Begun, Drain, Outcome};

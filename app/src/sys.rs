@@ -29,14 +29,22 @@ pub(crate) enum TakeError {
     Mark(RawFd, Errno),
 }
 
-/// Takes `count` descriptors from [`FIRST_INHERITED_FD`] on, and marks them close-on-exec, so that
-/// a program this process starts cannot keep a port bound.
+/// Takes `count` descriptors from [`FIRST_INHERITED_FD`] on, and `supervisor`, which is none of them,
+/// and marks them close-on-exec, so that a program this process starts cannot keep a port bound.
 ///
 /// Succeeds at most once in a process.
-pub(crate) fn take_inherited(count: u16) -> Result<Vec<OwnedFd>, TakeError> {
+pub(crate) fn take_inherited(
+    count: u16,
+    supervisor: Option<RawFd>,
+) -> Result<(Vec<OwnedFd>, Option<OwnedFd>), TakeError> {
     let range = FIRST_INHERITED_FD..FIRST_INHERITED_FD + RawFd::from(count);
+    if let Some(fd) = supervisor
+        && (fd < FIRST_INHERITED_FD || range.contains(&fd))
+    {
+        return Err(TakeError::NotOpen(fd));
+    }
     // All are checked before one is owned: an `OwnedFd` that is not open must never exist.
-    for fd in range.clone() {
+    for fd in range.clone().chain(supervisor) {
         if !is_open(fd) {
             return Err(TakeError::NotOpen(fd));
         }
@@ -44,18 +52,19 @@ pub(crate) fn take_inherited(count: u16) -> Result<Vec<OwnedFd>, TakeError> {
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Err(TakeError::AlreadyTaken);
     }
-    let mut owned = Vec::with_capacity(usize::from(count));
-    for fd in range {
+    let mut owned = Vec::with_capacity(usize::from(count) + 1);
+    for fd in range.clone().chain(supervisor) {
         // SAFETY: the descriptor is open, as checked above. It was announced to this very process
         // by whoever started it, so no other code here has opened it, and `TAKEN` lets only
         // one caller get here, so nothing else owns it.
         owned.push(unsafe { OwnedFd::from_raw_fd(fd) });
     }
-    for (fd, raw) in owned.iter().zip(FIRST_INHERITED_FD..) {
+    for (fd, raw) in owned.iter().zip(range.chain(supervisor)) {
         fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| TakeError::Mark(raw, errno))?;
     }
-    Ok(owned)
+    let supervisor = supervisor.and_then(|_| owned.pop());
+    Ok((owned, supervisor))
 }
 
 /// Whether `fd` is open in this process.

@@ -4,6 +4,8 @@
 
 use std::{env::VarError, ffi::OsString};
 
+use heirloom_handover::environment::HEIRLOOM_FD;
+
 use super::InheritError;
 
 /// The most descriptors one process is given. Far above any use; it bounds what is believed.
@@ -21,6 +23,8 @@ pub(super) struct Environment {
     pub(super) service: Option<String>,
     /// Where to report, if anywhere.
     pub(super) notify_socket: Option<OsString>,
+    /// The descriptor on which the supervisor speaks the handover protocol, if it does.
+    pub(super) supervisor: Option<i32>,
     /// The inherited descriptors.
     pub(super) descriptors: Descriptors,
 }
@@ -69,6 +73,10 @@ impl Environment {
             generation,
             service: text("HEIRLOOM_SERVICE")?,
             notify_socket: lookup("NOTIFY_SOCKET").filter(|path| !path.is_empty()),
+            supervisor: match text(HEIRLOOM_FD)? {
+                None => None,
+                Some(value) => Some(number(HEIRLOOM_FD, value, "the number of a descriptor")?),
+            },
             descriptors: Descriptors::read(
                 text("LISTEN_FDS")?,
                 text("LISTEN_PID")?,

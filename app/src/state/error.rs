@@ -83,9 +83,6 @@ pub enum TakeError {
     /// Both sides do not hold the same.
     #[error("the copy is not the original: {0}")]
     Mismatch(#[from] StateMismatch),
-    /// The app's own check refused it.
-    #[error("this program's own check refused the state: {0}")]
-    Refused(String),
     /// The system refused something.
     #[error("the copy of the state cannot be read: {0}")]
     System(#[from] std::io::Error),

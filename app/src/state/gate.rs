@@ -92,6 +92,11 @@ impl Gate {
         self.set(Mode::Elsewhere);
     }
 
+    /// Lets every operation from now on fail: the state is another generation's that cannot be asked.
+    pub(crate) fn lose(&self) {
+        self.set(Mode::Elsewhere);
+    }
+
     fn set(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
         self.changed.notify_waiters();
