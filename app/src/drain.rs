@@ -25,6 +25,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use crate::moving::{Phases, taking::Arrivals};
+
 /// How long tasks that are cut off get to let go of what they hold.
 const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,10 @@ struct Shared {
     running: Mutex<HashMap<Id, AbortHandle>>,
     /// What is left to do when all tasks have ended.
     last: Mutex<Vec<Last>>,
+    /// What a handover means for connections.
+    phases: Phases,
+    /// Connections of the generation before.
+    arrivals: Arc<Arrivals>,
 }
 
 type Last = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -84,6 +90,8 @@ impl Drain {
                 tracker,
                 running: Mutex::new(HashMap::new()),
                 last: Mutex::default(),
+                phases: Phases::new(),
+                arrivals: Arc::default(),
             }),
         }
     }
@@ -127,6 +135,16 @@ impl Drain {
     pub fn force(&self) {
         self.begin();
         self.shared.forced.cancel();
+    }
+
+    /// What a handover means for connections.
+    pub(crate) fn phases(&self) -> &Phases {
+        &self.shared.phases
+    }
+
+    /// Connections of the generation before, and who serves them.
+    pub(crate) fn arrivals(&self) -> &Arc<Arrivals> {
+        &self.shared.arrivals
     }
 
     /// When the drain began; none if it has not.

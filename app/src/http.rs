@@ -1,6 +1,11 @@
 //! HTTP/1.1 and HTTP/2 with prior knowledge on a listener, with a drain that fails no request.
 //!
-//! What happens when the drain begins:
+//! When the next generation takes the state over ([`crate::state`]), connections move to it: an idle
+//! HTTP/1.1 connection at once, a busy one when its response is out, with whatever has been read of
+//! the next request. Meanwhile no new request is read, and none is refused. What cannot move, HTTP/2
+//! among it, is drained.
+//!
+//! What happens when the drain begins, to connections that do not move:
 //!
 //! * The listener is no longer accepted from, and deregistered; connections in its queue stay there
 //!   for whoever else holds it. Nothing that was accepted is dropped.
@@ -15,20 +20,20 @@
 
 mod accept; // takes connections off a listener
 mod activity; // decides, without I/O, how long a connection may stay as it is
+mod body; // the body of a request, which tells when it has been read
 mod connection; // drives a connection from its first byte to its end
 mod service; // reports the requests of the caller's service
-mod stream; // the socket
 mod watch; // sees what a connection does, and keeps its time
 
 use std::{error::Error, future::Future, io, sync::Arc, time::Duration};
 
-use hyper::{
-    Request, Response,
-    body::{Body, Incoming},
-    service::Service,
-};
+use tokio::runtime::Handle;
 
-use crate::{Drain, Listener};
+use hyper::{Request, Response, body::Body, service::Service};
+
+pub use body::RequestBody;
+
+use crate::{Drain, Listener, moving::Kind};
 
 /// Limits of serving. All have defaults fit for a service behind a proxy or on its own.
 #[derive(Debug, Clone)]
@@ -89,7 +94,7 @@ pub fn serve<S, B>(
     options: Options,
 ) -> io::Result<()>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + Sync + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Send + Sync + 'static,
     S::Future: Future<Output = Result<Response<B>, S::Error>> + Send + 'static,
     S::Error: Into<BoxError>,
     B: Body + Send + 'static,
@@ -102,19 +107,38 @@ where
     let options = Arc::new(options);
     let connections_max = options.connections_max;
     let serving = drain.clone();
+    let connection = {
+        let name: Arc<str> = Arc::from(name.as_str());
+        move || connection::Connection {
+            service: Arc::clone(&service),
+            drain: serving.clone(),
+            options: Arc::clone(&options),
+            name: Arc::clone(&name),
+        }
+    };
+    for start in connection::Start::ALL {
+        let (connection, spawning) = (connection.clone(), drain.clone());
+        let runtime = Handle::current();
+        let serve = move |parked| {
+            let _entered = runtime.enter();
+            spawning.spawn(connection().go_on(start, parked));
+        };
+        let kind = Kind {
+            protocol: start.protocol().to_owned(),
+            name: name.clone(),
+        };
+        drain.arrivals().serve(kind, Arc::new(serve));
+    }
+    let accepting = drain.clone();
     drain.spawn(async move {
         let handle = |stream, permit| {
-            let connection = connection::Connection {
-                service: Arc::clone(&service),
-                drain: serving.clone(),
-                options: Arc::clone(&options),
-            };
-            serving.spawn(async move {
+            let connection = connection();
+            accepting.spawn(async move {
                 connection.run(stream).await;
                 drop(permit);
             });
         };
-        accept::run(acceptor, &name, connections_max, &serving, handle).await;
+        accept::run(acceptor, &name, connections_max, &accepting, handle).await;
     });
     Ok(())
 }

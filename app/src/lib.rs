@@ -43,8 +43,10 @@
 mod drain;
 pub mod http;
 mod inherit;
+mod moving;
 mod notify;
 pub mod state;
+mod stream;
 mod sys;
 
 pub use drain::{Begun, Drain, Outcome};

@@ -1,8 +1,10 @@
-//! Taking ownership of inherited file descriptors: the only `unsafe` code of this crate.
+//! Taking ownership of inherited file descriptors, and watching owned ones: the only `unsafe` code of
+//! this crate.
 //!
 //! Which descriptors there should be is decided in [`crate::inherit`].
 
 use std::{
+    io,
     os::fd::{AsFd, FromRawFd, OwnedFd, RawFd},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -11,6 +13,7 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
 };
+use tokio::io::unix::AsyncFd;
 
 /// The first descriptor after stdin, stdout and stderr, where inherited ones begin.
 pub(crate) const FIRST_INHERITED_FD: RawFd = 3;
@@ -65,6 +68,13 @@ pub(crate) fn take_inherited(
     }
     let supervisor = supervisor.and_then(|_| owned.pop());
     Ok((owned, supervisor))
+}
+
+/// Watches a descriptor with the runtime. Must be called within a Tokio runtime.
+pub(crate) fn register(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor as long as it lives, and the `AsyncFd`
+    // keeps it until it has taken it off the runtime.
+    unsafe { AsyncFd::register(descriptor) }.map_err(Into::into)
 }
 
 /// Whether `fd` is open in this process.

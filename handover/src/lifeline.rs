@@ -176,6 +176,12 @@ impl AsFd for Lifeline {
     }
 }
 
+impl From<Lifeline> for OwnedFd {
+    fn from(lifeline: Lifeline) -> Self {
+        lifeline.socket
+    }
+}
+
 fn read(bytes: &[u8]) -> Option<Said> {
     let lines = datagram::parse(bytes).ok()?;
     let first = lines.first().filter(|line| line.key == "MESSAGE")?;

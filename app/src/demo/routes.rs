@@ -2,10 +2,11 @@
 
 use std::{convert::Infallible, process, sync::Arc, time::Duration};
 
+use heirloom_app::http::RequestBody;
 use http_body_util::Full as FullBody;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::Bytes,
     header::{ALLOW, CONTENT_TYPE, HeaderValue},
 };
 use serde::Serialize;
@@ -58,7 +59,7 @@ impl Demo {
     /// Answers any request.
     pub(super) async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Result<Answer, Infallible> {
         let uri = request.uri();
         Ok(self.route(request.method(), uri.path(), uri.query()).await)

@@ -11,8 +11,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::stream::Stream;
-use crate::{Drain, Listener, inherit::Socket};
+use crate::{Drain, Listener, inherit::Socket, moving::Phase, stream::Stream};
 
 /// The first and the longest wait when accepting fails for lack of something.
 const WAIT_MIN: Duration = Duration::from_millis(10);
@@ -65,8 +64,18 @@ pub(super) async fn run(
 ) {
     let room = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let mut begun = drain.begun();
+    let mut phases = drain.phases().watch();
     let mut wait = WAIT_MIN;
     loop {
+        // Between freeze and commit, what comes waits in the queue for whoever will serve it.
+        let phase = tokio::select! {
+            biased;
+            () = &mut begun => break,
+            phase = phases.settled() => phase,
+        };
+        if let Phase::Moving(_) = phase {
+            break;
+        }
         // Room comes first: a connection that cannot be served must stay in the queue, where
         // another generation can take it.
         let permit = tokio::select! {
@@ -82,6 +91,7 @@ pub(super) async fn run(
         let accepted = tokio::select! {
             biased;
             () = &mut begun => break,
+            () = phases.left_serving() => continue,
             accepted = acceptor.accept() => accepted,
         };
         let error = match accepted {

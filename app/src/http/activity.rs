@@ -11,6 +11,7 @@ use super::Options;
 #[derive(Debug)]
 pub(super) struct Activity {
     stage: Stage,
+    body: Body,
     /// Since when the client has taken nothing of what is to be written.
     write_blocked_since: Option<Instant>,
 }
@@ -23,6 +24,17 @@ enum Stage {
     Head { since: Instant },
     /// A request runs, or its response is not complete yet.
     Request,
+}
+
+/// What is known of the body of the last request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Body {
+    /// There was none, or it was read to its end.
+    Ended,
+    /// It is being read.
+    Open,
+    /// It was left unread: where the next request begins, only hyper knows.
+    Left,
 }
 
 /// What is to be done when the patience ends.
@@ -40,6 +52,7 @@ impl Activity {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             stage: Stage::Quiet { since: now },
+            body: Body::Ended,
             write_blocked_since: None,
         }
     }
@@ -53,8 +66,37 @@ impl Activity {
     }
 
     /// A request's head is complete.
-    pub(super) fn request_started(&mut self) {
+    pub(super) fn request_started(&mut self, with_body: bool) {
         self.stage = Stage::Request;
+        self.body = if with_body { Body::Open } else { Body::Ended };
+    }
+
+    /// The request's body has been read to its end.
+    pub(super) fn body_ended(&mut self) {
+        self.body = Body::Ended;
+    }
+
+    /// Nobody will read the rest of the request's body.
+    pub(super) fn body_left_unread(&mut self) {
+        self.body = Body::Left;
+    }
+
+    /// Whether a request runs, or its body is not over.
+    pub(super) fn is_busy(&self) -> bool {
+        match (self.stage, self.body) {
+            (Stage::Request, _) | (_, Body::Open) => true,
+            (Stage::Quiet { .. } | Stage::Head { .. }, Body::Ended | Body::Left) => false,
+        }
+    }
+
+    /// Whether the client has everything, and it is known where its next request begins.
+    pub(super) fn is_between_requests(&self) -> bool {
+        !self.is_busy() && self.body == Body::Ended && self.write_blocked_since.is_none()
+    }
+
+    /// Whether nobody but hyper knows where the next request begins.
+    pub(super) fn is_spoilt(&self) -> bool {
+        !self.is_busy() && self.body == Body::Left
     }
 
     /// The response, with its body, has been handed over for writing, or given up.
@@ -126,7 +168,7 @@ mod tests {
             Some((after(start, 100), Expiry::Quiet))
         );
         activity.bytes_arrived(after(start, 5));
-        activity.request_started();
+        activity.request_started(false);
         activity.response_ended(after(start, 7));
         assert_eq!(
             activity.patience(&options(), None),
@@ -144,7 +186,7 @@ mod tests {
             Some((after(start, 22), Expiry::Quiet))
         );
         activity.bytes_arrived(after(start, 21));
-        activity.request_started();
+        activity.request_started(false);
         activity.response_ended(after(start, 30));
         assert_eq!(
             activity.patience(&options(), drain),
@@ -167,7 +209,7 @@ mod tests {
         let start = Instant::now();
         let mut activity = Activity::new(start);
         activity.bytes_arrived(start);
-        activity.request_started();
+        activity.request_started(false);
         activity.bytes_arrived(after(start, 1));
         assert_eq!(activity.patience(&options(), None), None);
         assert_eq!(activity.patience(&options(), Some(start)), None);
@@ -185,11 +227,35 @@ mod tests {
     }
 
     #[test]
+    fn between_requests_is_where_body_and_response_have_ended() {
+        let start = Instant::now();
+        let mut activity = Activity::new(start);
+        assert!(activity.is_between_requests());
+        activity.bytes_arrived(start);
+        assert!(activity.is_between_requests());
+        activity.request_started(true);
+        activity.response_ended(start);
+        assert!(activity.is_busy());
+        activity.body_ended();
+        assert!(activity.is_between_requests());
+        activity.request_started(true);
+        activity.body_left_unread();
+        activity.response_ended(start);
+        assert!(!activity.is_busy() && !activity.is_between_requests());
+        assert!(activity.is_spoilt());
+        activity.request_started(false);
+        activity.response_ended(start);
+        assert!(activity.is_between_requests());
+        activity.write_blocked(start);
+        assert!(!activity.is_between_requests() && !activity.is_spoilt());
+    }
+
+    #[test]
     fn a_client_that_does_not_read_is_given_up() {
         let start = Instant::now();
         let mut activity = Activity::new(start);
         activity.bytes_arrived(start);
-        activity.request_started();
+        activity.request_started(false);
         activity.write_blocked(after(start, 3));
         activity.write_blocked(after(start, 9));
         assert_eq!(

@@ -10,7 +10,7 @@ use std::{
 
 use hyper::{
     Request, Response,
-    body::{Body, Bytes, Incoming},
+    body::{Body, Bytes},
     server::conn::{http1, http2},
     service::Service,
 };
@@ -23,11 +23,15 @@ use tokio::{
 use super::{
     BoxError, Options,
     activity::Expiry,
+    body::RequestBody,
     service::{Observed, Observer},
-    stream::{Rewound, Stream},
     watch::{Clock, Watch, Watched},
 };
-use crate::Drain;
+use crate::{
+    Drain,
+    moving::{Kind, Parked, Phase, PhaseWatch, Phases, giving::Mover},
+    stream::{Rewound, Stream},
+};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -46,6 +50,29 @@ pub(super) struct Connection<S> {
     pub(super) service: Arc<S>,
     pub(super) drain: Drain,
     pub(super) options: Arc<Options>,
+    /// The listener's name, by which the next generation knows whose the connection is.
+    pub(super) name: Arc<str>,
+}
+
+/// Where in its life a connection is that comes from another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It has not shown which protocol it speaks.
+    Unknown,
+    /// It is an HTTP/1 connection, between two requests.
+    Http1,
+}
+
+impl Start {
+    pub(super) const ALL: [Self; 2] = [Self::Unknown, Self::Http1];
+
+    /// What generations call it.
+    pub(super) fn protocol(self) -> &'static str {
+        match self {
+            Self::Unknown => "http",
+            Self::Http1 => "http/1",
+        }
+    }
 }
 
 /// How far a connection got with HTTP/1.
@@ -54,11 +81,13 @@ enum Stop {
     Done,
     /// The patience with it has ended.
     Expired(Expiry),
+    /// It is between two requests, and the next generation serves.
+    Move(Arc<Mover>),
 }
 
 impl<S, B> Connection<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Send + Sync + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Send + Sync + 'static,
     S::Future: Future<Output = Result<Response<B>, S::Error>> + Send + 'static,
     S::Error: Into<BoxError>,
     B: Body + Send + 'static,
@@ -66,18 +95,91 @@ where
     B::Error: Into<BoxError>,
 {
     /// Serves `stream` to its end.
-    pub(super) async fn run(self, mut stream: Stream) {
+    pub(super) async fn run(self, stream: Stream) {
+        self.run_from(Start::Unknown, Vec::new(), stream).await;
+    }
+
+    /// Goes on with a connection of the generation before.
+    pub(super) async fn go_on(self, start: Start, parked: Parked) {
+        match Stream::from_descriptor(parked.socket) {
+            Ok(stream) => self.run_from(start, parked.unread, stream).await,
+            Err(error) => {
+                tracing::warn!(%error, "a connection of the former generation cannot be served");
+            }
+        }
+    }
+
+    async fn run_from(self, start: Start, head: Vec<u8>, mut stream: Stream) {
         let watch = Watch::new();
         let mut clock = Clock::new(&watch, &self.options, &self.drain);
-        match sniff(&mut stream, &watch, &mut clock).await {
-            Sniffed::Http1(head) => self.http1(head, stream, &watch, &mut clock).await,
+        let mut phases = self.drain.phases().watch();
+        if !head.is_empty() {
+            watch.lock().bytes_arrived(Instant::now());
+        }
+        let sniffed = match start {
+            Start::Http1 => Sniffed::Http1(head.into()),
+            Start::Unknown => sniff(head, &mut stream, &watch, &mut clock, &mut phases).await,
+        };
+        match sniffed {
+            Sniffed::Http1(head) => {
+                self.http1(head, stream, &watch, &mut clock, &mut phases)
+                    .await;
+            }
             Sniffed::Http2(head) => self.http2(Rewound::new(head, stream)).await,
+            Sniffed::Move(head, mover) => {
+                if let Some((head, stream)) = self.moved(Start::Unknown, head, stream, &mover).await
+                {
+                    // It stays here after all, and is served with the others that do.
+                    let mut stays = Phases::new().watch();
+                    self.http1(head.into(), stream, &watch, &mut clock, &mut stays)
+                        .await;
+                }
+            }
             Sniffed::Quiet => stream.close().await,
             Sniffed::Gone => {}
         }
     }
 
-    async fn http1(&self, mut head: Bytes, mut stream: Stream, watch: &Watch, clock: &mut Clock) {
+    /// Gives a connection to the next generation; it comes back if that cannot have it.
+    async fn moved(
+        &self,
+        start: Start,
+        head: Vec<u8>,
+        stream: Stream,
+        mover: &Mover,
+    ) -> Option<(Vec<u8>, Stream)> {
+        let kind = Kind {
+            protocol: start.protocol().to_owned(),
+            name: self.name.to_string(),
+        };
+        let socket = match stream.into_descriptor() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(%error, "a connection ended while it was to be moved");
+                return None;
+            }
+        };
+        let parked = Parked {
+            kind,
+            socket,
+            unread: head,
+            version: 0,
+            state: Vec::new(),
+        };
+        let back = mover.give(parked).await?;
+        let stream = Stream::from_descriptor(back.socket).ok()?;
+        Some((back.unread, stream))
+    }
+
+    async fn http1(
+        &self,
+        mut head: Bytes,
+        mut stream: Stream,
+        watch: &Watch,
+        clock: &mut Clock,
+        phases: &mut PhaseWatch,
+    ) {
+        let mut stays = None;
         let mut builder = http1::Builder::new();
         // The limits are the clock's, which knows an idle connection from a slow head.
         builder.header_read_timeout(None).half_close(true);
@@ -92,12 +194,32 @@ where
                 drain: self.drain.clone(),
             };
             let mut http = builder.serve_connection(TokioIo::new(io), service);
+            let phases = stays.as_mut().unwrap_or(&mut *phases);
             let stop = poll_fn(|context| {
-                if let Poll::Ready(result) = http.poll_without_shutdown(context) {
-                    log_end(result);
-                    return Poll::Ready(Stop::Done);
+                let phase = phases.poll(context);
+                // From the freeze on no request is begun; what runs goes on, to its last byte.
+                let goes_on =
+                    matches!(phase, Phase::Serving) || !watch.lock().is_between_requests();
+                if goes_on {
+                    if let Poll::Ready(result) = http.poll_without_shutdown(context) {
+                        log_end(result);
+                        return Poll::Ready(Stop::Done);
+                    }
                 }
-                clock.poll(context).map(Stop::Expired)
+                match phase {
+                    Phase::Serving => clock.poll(context).map(Stop::Expired),
+                    Phase::Paused => Poll::Pending,
+                    Phase::Moving(mover) if watch.lock().is_between_requests() => {
+                        Poll::Ready(Stop::Move(mover))
+                    }
+                    Phase::Moving(_) if watch.lock().is_spoilt() => {
+                        // hyper alone knows where the next request begins: it finishes this one.
+                        Pin::new(&mut http).graceful_shutdown();
+                        let ended = http.poll_without_shutdown(context).map(log_end);
+                        ended.map(|()| Stop::Done)
+                    }
+                    Phase::Moving(_) => clock.poll(context).map(Stop::Expired),
+                }
             })
             .await;
             let quiet = match &stop {
@@ -111,10 +233,25 @@ where
                     }
                     true
                 }
-                Stop::Expired(Expiry::HeadTooSlow | Expiry::WriteBlocked) | Stop::Done => false,
+                // Between two requests hyper holds nothing that is still to be written.
+                Stop::Expired(Expiry::HeadTooSlow | Expiry::WriteBlocked)
+                | Stop::Done
+                | Stop::Move(_) => false,
             };
             let parts = http.into_parts();
             let (unread, mut socket) = parts.io.into_inner().inner.into_parts();
+            if let Stop::Move(mover) = &stop {
+                let bytes = [parts.read_buf, unread].concat();
+                match self.moved(Start::Http1, bytes, socket, mover).await {
+                    None => return,
+                    Some((bytes, back)) => {
+                        // It stays here after all, and is drained.
+                        (head, stream) = (bytes.into(), back);
+                        stays = Some(Phases::new().watch());
+                        continue;
+                    }
+                }
+            }
             if quiet && (!parts.read_buf.is_empty() || socket.has_unread_bytes()) {
                 // A request came at the last moment. It is answered, and says that it is the last.
                 head = [parts.read_buf, unread].concat().into();
@@ -131,7 +268,7 @@ where
                 }
                 // Closing politely would wait for room that does not come.
                 Stop::Expired(Expiry::WriteBlocked) => {}
-                Stop::Expired(Expiry::Quiet) | Stop::Done => socket.close().await,
+                Stop::Expired(Expiry::Quiet) | Stop::Done | Stop::Move(_) => socket.close().await,
             }
             return;
         }
@@ -195,24 +332,48 @@ enum Sniffed {
     Http1(Bytes),
     /// HTTP/2, with the bytes read so far.
     Http2(Bytes),
+    /// The next generation serves; these bytes came before that was clear.
+    Move(Vec<u8>, Arc<Mover>),
     /// Nothing came in the time there was.
     Quiet,
     /// The client went away, or did not get beyond a part of the preface.
     Gone,
 }
 
-/// Reads until it is clear whether the client speaks HTTP/2 with prior knowledge.
-async fn sniff(stream: &mut Stream, watch: &Watch, clock: &mut Clock) -> Sniffed {
-    let mut head = Vec::with_capacity(1024);
+/// Reads until it is clear whether the client speaks HTTP/2 with prior knowledge. Begins with what
+/// has been read already.
+async fn sniff(
+    mut head: Vec<u8>,
+    stream: &mut Stream,
+    watch: &Watch,
+    clock: &mut Clock,
+    phases: &mut PhaseWatch,
+) -> Sniffed {
     loop {
+        if head.len() >= PREFACE.len() && head.starts_with(PREFACE) {
+            return Sniffed::Http2(head.into());
+        }
+        if !PREFACE.starts_with(&head) {
+            return Sniffed::Http1(head.into());
+        }
+        if let Phase::Moving(mover) = phases.settled().await {
+            return Sniffed::Move(head, mover);
+        }
+        head.reserve(1024);
         let read = {
             let mut reading = pin!(stream.read_buf(&mut head));
-            poll_fn(|context| match reading.as_mut().poll(context) {
-                Poll::Ready(result) => Poll::Ready(Ok(result)),
-                Poll::Pending => clock.poll(context).map(Err),
+            poll_fn(|context| {
+                if !matches!(phases.poll(context), Phase::Serving) {
+                    return Poll::Ready(None);
+                }
+                match reading.as_mut().poll(context) {
+                    Poll::Ready(result) => Poll::Ready(Some(Ok(result))),
+                    Poll::Pending => clock.poll(context).map(|expiry| Some(Err(expiry))),
+                }
             })
             .await
         };
+        let Some(read) = read else { continue };
         match read {
             Ok(Ok(0)) if head.is_empty() => return Sniffed::Gone,
             // hyper knows best how to answer half a request.
@@ -227,12 +388,6 @@ async fn sniff(stream: &mut Stream, watch: &Watch, clock: &mut Clock) -> Sniffed
             }
             Err(Expiry::Quiet) => return Sniffed::Quiet,
             Err(Expiry::HeadTooSlow | Expiry::WriteBlocked) => return Sniffed::Gone,
-        }
-        if head.len() >= PREFACE.len() && head.starts_with(PREFACE) {
-            return Sniffed::Http2(head.into());
-        }
-        if !PREFACE.starts_with(&head) {
-            return Sniffed::Http1(head.into());
         }
     }
 }
@@ -266,7 +421,7 @@ impl Streams {
 }
 
 impl Observer for Streams {
-    fn request_started(&self) {
+    fn request_started(&self, _with_body: bool) {
         self.lock().0 += 1;
     }
 
@@ -274,5 +429,10 @@ impl Observer for Streams {
         let mut state = self.lock();
         state.0 = state.0.saturating_sub(1);
         state.1 = Instant::now();
+    }
+
+    /// HTTP/2 connections do not move.
+    fn watch(&self) -> Option<Watch> {
+        None
     }
 }

@@ -15,12 +15,15 @@ use hyper::{
     service::Service,
 };
 
+use super::{body::RequestBody, watch::Watch};
 use crate::Drain;
 
 /// Hears when the requests of a connection start and when their responses have ended.
 pub(super) trait Observer: Clone + Send + 'static {
-    fn request_started(&self);
+    fn request_started(&self, with_body: bool);
     fn response_ended(&self);
+    /// The connection's watch, if it can move.
+    fn watch(&self) -> Option<Watch>;
 }
 
 /// The service of one connection.
@@ -32,7 +35,7 @@ pub(super) struct Observed<S, O> {
 
 impl<S, O, B> Service<Request<Incoming>> for Observed<S, O>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<RequestBody>, Response = Response<B>>,
     S::Future: Send + 'static,
     O: Observer,
 {
@@ -42,14 +45,18 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let running = Running::start(self.observer.clone());
+        let with_body = !request.body().is_end_stream();
+        let running = Running::start(self.observer.clone(), with_body);
         let version = request.version();
         let drain = self.drain.clone();
+        let watch = self.observer.watch();
+        let request = request.map(|incoming| RequestBody::new(incoming, watch));
         let response = self.service.call(request);
         Box::pin(async move {
             let mut response = response.await?;
             // HTTP/2 has no such field: there it is GOAWAY that says it.
-            if version < Version::HTTP_2 && drain.has_begun() {
+            let stays = drain.phases().is_moving();
+            if version < Version::HTTP_2 && drain.has_begun() && !stays {
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -68,8 +75,8 @@ struct Running<O: Observer> {
 }
 
 impl<O: Observer> Running<O> {
-    fn start(observer: O) -> Self {
-        observer.request_started();
+    fn start(observer: O, with_body: bool) -> Self {
+        observer.request_started(with_body);
         Self { observer }
     }
 }

@@ -19,9 +19,8 @@ use super::{
     Options,
     activity::{Activity, Expiry},
     service::Observer,
-    stream::Rewound,
 };
-use crate::{Begun, Drain};
+use crate::{Begun, Drain, stream::Rewound};
 
 /// The activity of an HTTP/1 connection, shared by its socket, its service and its clock. All
 /// three run in the connection's own task, so the lock is never waited for.
@@ -43,12 +42,16 @@ impl Watch {
 }
 
 impl Observer for Watch {
-    fn request_started(&self) {
-        self.lock().request_started();
+    fn request_started(&self, with_body: bool) {
+        self.lock().request_started(with_body);
     }
 
     fn response_ended(&self) {
         self.lock().response_ended(Instant::now());
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        Some(self.clone())
     }
 }
 

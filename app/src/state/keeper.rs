@@ -40,7 +40,10 @@ use super::{
     saving,
     taking::{Taking, Took},
 };
-use crate::Drain;
+use crate::{
+    Drain,
+    moving::{self, Phase, giving::Mover},
+};
 
 /// Descriptors that come with an order to give or take: stream, lifeline, link.
 const WAY: usize = 3;
@@ -70,15 +73,15 @@ enum Heard {
 impl Keeper {
     /// Runs to the end of the process, or until the state cannot be taken.
     pub(super) fn run(mut self) {
-        let Some(former) = self.take_over() else {
+        if !self.take_over() {
             return;
-        };
+        }
         Giver {
             keeper: self,
-            _former: former,
             state: source::State::Serving,
             migration: 0,
             giving: None,
+            lifeline: None,
             link: None,
             versions: HashMap::new(),
             frozen_at: None,
@@ -128,9 +131,8 @@ impl Keeper {
 
     // Taking over.
 
-    /// Says hello and takes the state over. None if that ended without this generation owning it.
-    /// Otherwise the lifeline to the generation before, which is kept open as long as this one lives.
-    fn take_over(&mut self) -> Option<Option<Lifeline>> {
+    /// Says hello and takes the state over; whether this generation owns it then.
+    fn take_over(&mut self) -> bool {
         let reads = self.core.reads();
         self.tell(&Report::Hello {
             protocol: message::PROTOCOL,
@@ -148,14 +150,7 @@ impl Keeper {
             error: None,
         };
         taker.run();
-        match taker.state {
-            target::State::Owning => Some(taker.taking.and_then(|taking| taking.lifeline)),
-            target::State::Greeting
-            | target::State::Receiving
-            | target::State::Verified
-            | target::State::Committing
-            | target::State::Dismissed => None,
-        }
+        taker.state == target::State::Owning
     }
 }
 
@@ -351,6 +346,13 @@ impl Taker<'_> {
         {
             tracing::warn!(%error, "operations of the former generation cannot be served");
         }
+        let lifeline = self.taking.take().and_then(|taking| taking.lifeline);
+        if let Some(lifeline) = lifeline
+            && let Err(error) =
+                moving::taking::start(lifeline, keeper.drain.arrivals(), &keeper.runtime)
+        {
+            tracing::warn!(%error, "connections of the former generation cannot be taken");
+        }
         if let Some(owned) = keeper.owned.take() {
             // The app may have stopped waiting.
             let _gone = owned.send(Ok(self.origin));
@@ -361,12 +363,12 @@ impl Taker<'_> {
 /// The side that gives the state away, and serves until then.
 struct Giver {
     keeper: Keeper,
-    /// Held open so that the generation before can tell this one's death from its silence.
-    _former: Option<Lifeline>,
     state: source::State,
     /// The migration that is, or was last, under way.
     migration: u64,
     giving: Option<Giving>,
+    /// The lifeline of a copy that has ended.
+    lifeline: Option<Lifeline>,
     link: Option<OwnedFd>,
     /// The versions in which the new generation has the sections.
     versions: HashMap<String, u32>,
@@ -718,6 +720,7 @@ impl Giver {
                 self.frozen_at = Some(Instant::now());
                 self.frozen_usec = monotonic_usec();
                 self.keeper.core.gate.close();
+                self.keeper.drain.phases().begin(Phase::Paused);
                 match self.giving.as_mut()?.freeze() {
                     Ok(()) => None,
                     Err(broken) => Some(self.broken(broken)),
@@ -760,6 +763,7 @@ impl Giver {
             Give::Thaw => {
                 self.frozen_at = None;
                 self.keeper.core.gate.open(false);
+                self.keeper.drain.phases().begin(Phase::Serving);
                 None
             }
             Give::TellThawed => {
@@ -790,9 +794,10 @@ impl Giver {
 }
 
 impl Giver {
-    /// Gives the copy up: changes are no longer noted, and the stream ends.
+    /// Gives the copy up: changes are no longer noted, and the stream ends. The lifeline stays with
+    /// [`Self::lifeline`], for connections.
     fn end_copy(&mut self) {
-        self.giving = None;
+        self.lifeline = self.giving.take().map(|giving| giving.lifeline);
         let gate = &self.keeper.core.gate;
         gate.set_throttle(Duration::ZERO);
         if gate.mode() == Mode::Tracking {
@@ -814,6 +819,17 @@ impl Giver {
             Err(error) => {
                 tracing::error!(%error, "the new generation cannot be asked; operations fail");
                 keeper.core.gate.lose();
+            }
+        }
+        let mover = self.lifeline.take().map_or_else(
+            || Err(io::ErrorKind::NotConnected.into()),
+            |lifeline| Mover::start(lifeline.into(), &keeper.runtime),
+        );
+        match mover {
+            Ok(mover) => keeper.drain.phases().begin(Phase::Moving(Arc::new(mover))),
+            Err(error) => {
+                tracing::error!(%error, "connections cannot be moved; they are served here");
+                keeper.drain.phases().begin(Phase::Serving);
             }
         }
     }

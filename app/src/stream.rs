@@ -2,7 +2,9 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    net::TcpStream as StdTcpStream,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::unix::net::UnixStream as StdUnixStream,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -13,6 +15,7 @@ use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
 };
+use socket2::{Domain, SockRef};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -25,7 +28,7 @@ const CLOSE_BYTES_MAX: usize = 256 * 1024;
 
 /// An accepted connection.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -41,26 +44,58 @@ impl AsFd for Stream {
 
 /// A connection and the bytes already read from it, which are read again first.
 #[derive(Debug)]
-pub(super) struct Rewound {
+pub(crate) struct Rewound {
     head: Bytes,
     stream: Stream,
 }
 
 impl Rewound {
-    pub(super) fn new(head: Bytes, stream: Stream) -> Self {
+    pub(crate) fn new(head: Bytes, stream: Stream) -> Self {
         Self { head, stream }
     }
 
     /// The stream, and what of the head nobody has read.
-    pub(super) fn into_parts(self) -> (Bytes, Stream) {
+    pub(crate) fn into_parts(self) -> (Bytes, Stream) {
         (self.head, self.stream)
     }
 }
 
 impl Stream {
+    /// A connection that comes from another generation. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The system's, and `InvalidInput` for what is no TCP or Unix socket.
+    pub(crate) fn from_descriptor(socket: OwnedFd) -> io::Result<Self> {
+        let domain = SockRef::from(&socket).domain()?;
+        if domain == Domain::UNIX {
+            let stream = StdUnixStream::from(socket);
+            stream.set_nonblocking(true)?;
+            Ok(Self::Unix(UnixStream::from_std(stream)?))
+        } else if domain == Domain::IPV4 || domain == Domain::IPV6 {
+            let stream = StdTcpStream::from(socket);
+            stream.set_nonblocking(true)?;
+            Ok(Self::Tcp(TcpStream::from_std(stream)?))
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
+    }
+
+    /// The socket, taken off the runtime.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn into_descriptor(self) -> io::Result<OwnedFd> {
+        Ok(match self {
+            Self::Tcp(stream) => stream.into_std()?.into(),
+            Self::Unix(stream) => stream.into_std()?.into(),
+        })
+    }
+
     /// Whether the client has sent something that nobody has read. Asks the kernel, not the
     /// runtime, which may not have heard of it yet.
-    pub(super) fn has_unread_bytes(&self) -> bool {
+    pub(crate) fn has_unread_bytes(&self) -> bool {
         let mut byte = [0];
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         loop {
@@ -75,7 +110,7 @@ impl Stream {
     /// Closes so that what was sent last arrives: says that nothing more comes, then reads on for
     /// a moment. To close with unread bytes in the socket would send a reset, and a reset
     /// destroys what the client has not read.
-    pub(super) async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         let closing = async {
             self.shutdown().await?;
             let mut discarded = 0;

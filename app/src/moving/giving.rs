@@ -1,0 +1,281 @@
+//! The sending side: parked connections, one after the other, and the answers to them.
+//!
+//! A task of its own owns the lifeline. It sends no more than a window of connections ahead of the
+//! answers: descriptors that are under way count against the sender's limit on open files
+//! (`ETOOMANYREFS` of `unix(7)`).
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use heirloom_handover::fds;
+use nix::{
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        resource::{Resource, getrlimit},
+    },
+    unistd::write,
+};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::sys;
+
+use super::{
+    Parked,
+    wire::{Announced, Answered, BYTES_MAX, INLINE_BYTES_MAX},
+};
+
+/// The most connections that are under way without an answer.
+const WINDOW_MAX: usize = 64;
+
+/// How long the receiver may take to answer. One that is silent for so long is as good as dead.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// So many parked connections may wait to be sent; more wait where they are.
+const QUEUE: usize = 1024;
+
+/// An answer is one short line.
+const ANSWER_BYTES: usize = 64;
+
+/// Where parked connections are given. Clones of the `Arc` are handles to the same way.
+#[derive(Debug)]
+pub(crate) struct Mover {
+    queue: mpsc::Sender<(Parked, oneshot::Sender<Option<Parked>>)>,
+    open: Arc<AtomicBool>,
+    moved: Arc<AtomicU64>,
+}
+
+impl Mover {
+    /// Begins to send over this lifeline.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn start(lifeline: OwnedFd, runtime: &Handle) -> io::Result<Self> {
+        let _entered = runtime.enter();
+        let lifeline = sys::register(lifeline)?;
+        let (queue, parked) = mpsc::channel(QUEUE);
+        let open = Arc::new(AtomicBool::new(true));
+        let moved = Arc::new(AtomicU64::new(0));
+        let sender = Sender {
+            lifeline,
+            parked,
+            under_way: VecDeque::new(),
+            window: window(),
+            open: Arc::clone(&open),
+            moved: Arc::clone(&moved),
+        };
+        runtime.spawn(sender.run());
+        Ok(Self { queue, open, moved })
+    }
+
+    /// Gives a connection away. If it cannot be moved, it comes back and stays this generation's.
+    pub(crate) async fn give(&self, parked: Parked) -> Option<Parked> {
+        if !self.is_open() {
+            return Some(parked);
+        }
+        let (answer, answered) = oneshot::channel();
+        if let Err(refused) = self.queue.send((parked, answer)).await {
+            return Some(refused.0.0);
+        }
+        // A sender that ends answers everybody first.
+        answered.await.ok().flatten()
+    }
+
+    /// Whether connections can be moved at all.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// How many have been moved.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+}
+
+/// As many as a quarter of what this process may have open, so that what is under way never reaches
+/// the limit.
+fn window() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(64, |(soft, _)| soft);
+    usize::try_from(limit / 4)
+        .unwrap_or(WINDOW_MAX)
+        .clamp(1, WINDOW_MAX)
+}
+
+/// The task that owns the lifeline.
+struct Sender {
+    lifeline: AsyncFd<OwnedFd>,
+    parked: mpsc::Receiver<(Parked, oneshot::Sender<Option<Parked>>)>,
+    /// Sent and not answered, in order.
+    under_way: VecDeque<(Parked, oneshot::Sender<Option<Parked>>)>,
+    window: usize,
+    open: Arc<AtomicBool>,
+    moved: Arc<AtomicU64>,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        if let Err(error) = self.send_all().await {
+            tracing::warn!(%error, "no more connections can be moved; the rest is served here");
+        }
+        self.open.store(false, Ordering::Relaxed);
+        self.parked.close();
+        // What was not answered was not touched either: the receiver answers first.
+        for (parked, answer) in std::mem::take(&mut self.under_way) {
+            let _gone = answer.send(Some(parked));
+        }
+        while let Some((parked, answer)) = self.parked.recv().await {
+            let _gone = answer.send(Some(parked));
+        }
+    }
+
+    async fn send_all(&mut self) -> io::Result<()> {
+        loop {
+            let room = self.under_way.len() < self.window;
+            tokio::select! {
+                biased;
+                answered = next_answer(&self.lifeline, !self.under_way.is_empty()) => {
+                    self.answered(answered?);
+                    if !self.open.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                }
+                parked = self.parked.recv(), if room => match parked {
+                    Some((parked, answer)) => self.send(parked, answer).await?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn send(
+        &mut self,
+        parked: Parked,
+        answer: oneshot::Sender<Option<Parked>>,
+    ) -> io::Result<()> {
+        let total = parked.unread.len() + parked.state.len();
+        if total > BYTES_MAX {
+            let _gone = answer.send(Some(parked));
+            return Ok(());
+        }
+        let bytes = [&parked.unread[..], &parked.state[..]].concat();
+        let file = if total > INLINE_BYTES_MAX {
+            match in_file(&bytes) {
+                Ok(file) => Some(file),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection with many bytes cannot be moved");
+                    let _gone = answer.send(Some(parked));
+                    return Ok(());
+                }
+            }
+        } else {
+            None
+        };
+        let announced = Announced {
+            kind: parked.kind.clone(),
+            version: parked.version,
+            unread_bytes: parked.unread.len(),
+            state_bytes: parked.state.len(),
+            in_file: file.is_some(),
+        };
+        let inline = if file.is_some() { &[][..] } else { &bytes };
+        let datagram = announced.to_bytes(inline);
+        let mut descriptors: Vec<BorrowedFd<'_>> = vec![parked.socket.as_fd()];
+        descriptors.extend(file.as_ref().map(OwnedFd::as_fd));
+        let sending = async {
+            loop {
+                let mut ready = self.lifeline.writable().await?;
+                match ready
+                    .try_io(|lifeline| fds::send(lifeline.get_ref(), &datagram, &descriptors))
+                {
+                    Ok(result) => return result,
+                    Err(_would_block) => {}
+                }
+            }
+        };
+        match timeout(ANSWER_LIMIT, sending).await {
+            Ok(Ok(())) => {
+                self.under_way.push_back((parked, answer));
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                let _gone = answer.send(Some(parked));
+                Err(error)
+            }
+            Err(_) => {
+                let _gone = answer.send(Some(parked));
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        }
+    }
+
+    fn answered(&mut self, answered: Answered) {
+        let Some((parked, answer)) = self.under_way.pop_front() else {
+            return;
+        };
+        let back = match answered {
+            Answered::Taken => {
+                self.moved.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+            Answered::Declined => Some(parked),
+            Answered::Full => {
+                self.open.store(false, Ordering::Relaxed);
+                Some(parked)
+            }
+        };
+        // Whoever gave it waits; its socket is closed here if it was taken.
+        let _gone = answer.send(back);
+    }
+}
+
+/// The next answer; an error if one is awaited and does not come in time.
+async fn next_answer(lifeline: &AsyncFd<OwnedFd>, awaited: bool) -> io::Result<Answered> {
+    let receiving = async {
+        loop {
+            let mut ready = lifeline.readable().await?;
+            let received =
+                match ready.try_io(|lifeline| fds::receive(lifeline.get_ref(), ANSWER_BYTES)) {
+                    Ok(received) => received?,
+                    Err(_would_block) => continue,
+                };
+            if received.bytes.is_empty() {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            return Answered::parse(&received.bytes).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the next generation answered what is no answer; it is at fault",
+                )
+            });
+        }
+    };
+    if awaited {
+        timeout(ANSWER_LIMIT, receiving)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    } else {
+        receiving.await
+    }
+}
+
+/// The bytes in a memory file, read from its beginning.
+fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = memfd_create(c"heirloom-connection", MFdFlags::MFD_CLOEXEC)?;
+    let mut left = bytes;
+    while !left.is_empty() {
+        let count = write(&file, left)?;
+        left = &left[count..];
+    }
+    Ok(file)
+}
