@@ -26,8 +26,12 @@ mod store;
 mod taking;
 mod transaction;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -157,9 +161,22 @@ impl State {
         drain: &Drain,
         tenure: Tenure,
     ) -> Result<Origin, TakeOverError> {
-        let Some(socket) = inherited.take_supervisor() else {
-            return Ok(Origin::Fresh);
-        };
+        match inherited.take_supervisor() {
+            Some(socket) => {
+                let generation = inherited.generation();
+                self.take_over_on(socket, generation, drain, tenure).await
+            }
+            None => Ok(Origin::Fresh),
+        }
+    }
+
+    async fn take_over_on(
+        &self,
+        socket: OwnedFd,
+        generation: u64,
+        drain: &Drain,
+        tenure: Tenure,
+    ) -> Result<Origin, TakeOverError> {
         let hello = message::Report::Hello {
             protocol: message::PROTOCOL,
             version: tenure.version.clone(),
@@ -177,7 +194,7 @@ impl State {
             socket,
             core: Arc::clone(&self.core),
             tenure,
-            generation: inherited.generation(),
+            generation,
             drain: drain.clone(),
             runtime: Handle::current(),
             owned: Some(owned),

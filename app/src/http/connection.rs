@@ -197,6 +197,7 @@ where
             let phases = stays.as_mut().unwrap_or(&mut *phases);
             let stop = poll_fn(|context| {
                 let phase = phases.poll(context);
+                watch.lock().hold(!matches!(phase, Phase::Serving));
                 // From the freeze on no request is begun; what runs goes on, to its last byte.
                 let goes_on =
                     matches!(phase, Phase::Serving) || !watch.lock().is_between_requests();

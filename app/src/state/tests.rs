@@ -1,0 +1,331 @@
+//! Whole handovers within one process: two generations with a keeper each, and a supervisor played by
+//! the test. What needs real processes is in `tests/`.
+
+use std::{convert::Infallible, os::fd::OwnedFd, time::Duration};
+
+use heirloom_handover::{
+    fds,
+    lifeline::Lifeline,
+    message::{self, Order, Purpose, Reads, Report},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, body::Bytes, service::service_fn};
+use nix::{
+    fcntl::OFlag,
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+    unistd::pipe2,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
+
+use super::{Origin, State, TakeOverError, Tenure};
+use crate::{Drain, Listener, http};
+
+/// Nothing a test waits for takes longer on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One generation, and the supervisor's end of its socket.
+pub(super) struct Generation {
+    pub(super) state: State,
+    pub(super) drain: Drain,
+    socket: OwnedFd,
+    owning: JoinHandle<Result<Origin, TakeOverError>>,
+}
+
+impl Generation {
+    pub(super) fn start(number: u64, state: State) -> Self {
+        let (socket, other) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let drain = Drain::new(PATIENCE);
+        let owning = {
+            let (state, drain) = (state.clone(), drain.clone());
+            tokio::spawn(async move {
+                let tenure = Tenure::new("test", number.to_string());
+                state.take_over_on(other, number, &drain, tenure).await
+            })
+        };
+        Self {
+            state,
+            drain,
+            socket,
+            owning,
+        }
+    }
+
+    /// What it says next.
+    pub(super) async fn says(&self) -> Report {
+        let socket = self.socket.try_clone().unwrap();
+        let received = spawn_blocking(move || fds::receive(&socket, message::LARGEST_BYTES));
+        let received = timeout(PATIENCE, received).await.unwrap().unwrap().unwrap();
+        Report::parse(&received.bytes).unwrap()
+    }
+
+    pub(super) async fn says_hello(&self) -> Vec<Reads> {
+        match self.says().await {
+            Report::Hello { reads, .. } => reads,
+            other => panic!("{other:?} where a hello should come"),
+        }
+    }
+
+    pub(super) fn order(&self, order: &Order, descriptors: &[OwnedFd]) {
+        fds::send(&self.socket, &order.to_bytes(), descriptors).unwrap();
+    }
+
+    pub(super) async fn owns(self) -> Owner {
+        let origin = timeout(PATIENCE, self.owning)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        Owner {
+            state: self.state,
+            drain: self.drain,
+            socket: self.socket,
+            origin,
+        }
+    }
+
+    pub(super) async fn gives_up(self) -> TakeOverError {
+        timeout(PATIENCE, self.owning)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap_err()
+    }
+}
+
+/// A generation that has come to own the state.
+pub(super) struct Owner {
+    pub(super) state: State,
+    pub(super) drain: Drain,
+    socket: OwnedFd,
+    pub(super) origin: Origin,
+}
+
+impl Owner {
+    pub(super) async fn first(state: State) -> Self {
+        let first = Generation::start(1, state);
+        first.says_hello().await;
+        first.order(&Order::Begin, &[]);
+        first.owns().await
+    }
+
+    pub(super) async fn says(&self) -> Report {
+        let socket = self.socket.try_clone().unwrap();
+        let received = spawn_blocking(move || fds::receive(&socket, message::LARGEST_BYTES));
+        let received = timeout(PATIENCE, received).await.unwrap().unwrap().unwrap();
+        Report::parse(&received.bytes).unwrap()
+    }
+
+    pub(super) fn order(&self, order: &Order, descriptors: &[OwnedFd]) {
+        fds::send(&self.socket, &order.to_bytes(), descriptors).unwrap();
+    }
+
+    /// Begins a handover to the next generation, up to the point where both have their descriptors.
+    pub(super) async fn send_to(&self, next: &Generation, migration: u64, purpose: Purpose) {
+        let reads = next.says_hello().await;
+        let (reading, writing) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (old_life, new_life) = Lifeline::pair().unwrap();
+        let (old_link, new_link) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let send = Order::Send {
+            migration,
+            to: 2,
+            purpose,
+            pause: Duration::from_millis(5),
+            freeze: PAUSE_LIMIT,
+            reads,
+        };
+        self.order(&send, &[writing, old_life, old_link]);
+        let receive = Order::Receive { migration, from: 1 };
+        next.order(&receive, &[reading, new_life, new_link]);
+    }
+
+    /// A whole handover to the next generation.
+    pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Owner {
+        self.send_to(&next, migration, Purpose::Handover).await;
+        assert!(matches!(self.says().await, Report::Converged { .. }));
+        self.order(&Order::Freeze { migration }, &[]);
+        assert!(matches!(self.says().await, Report::Frozen { .. }));
+        assert!(matches!(next.says().await, Report::Ready { .. }));
+        let commit = Order::Commit {
+            migration,
+            alone: false,
+        };
+        next.order(&commit, &[]);
+        assert!(matches!(next.says().await, Report::Committed { .. }));
+        assert!(matches!(self.says().await, Report::Yielded { .. }));
+        next.owns().await
+    }
+}
+
+/// Longer than any freeze of a test that is to end well.
+const PAUSE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Answers each request with a generation's name and the length of its body.
+fn serve(owner: &Owner, listener: Listener, name: &'static str) {
+    let service = service_fn(move |request: Request<http::RequestBody>| async move {
+        let slow = request.uri().path() == "/slow";
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        if slow {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let text = format!("{name} {}", body.len());
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+    });
+    http::serve(listener, service, &owner.drain, http::Options::default()).unwrap();
+}
+
+/// Two handles to one listening socket, as two generations have them.
+fn listeners() -> (Listener, Listener, std::net::SocketAddr) {
+    let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = first.local_addr().unwrap();
+    let second = first.try_clone().unwrap();
+    let named = |socket: std::net::TcpListener| {
+        Listener::from_descriptor("http".to_owned(), socket.into()).unwrap()
+    };
+    (named(first), named(second), address)
+}
+
+async fn ask(client: &mut TcpStream, request: &str) -> String {
+    client.write_all(request.as_bytes()).await.unwrap();
+    answer(client).await
+}
+
+/// Reads one response with a length; its head must not say that the connection ends.
+async fn answer(client: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    loop {
+        let mut byte = [0];
+        let count = timeout(PATIENCE, client.read(&mut byte))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            count,
+            1,
+            "closed behind {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
+        bytes.push(byte[0]);
+        if bytes.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    let head = String::from_utf8(bytes).unwrap().to_lowercase();
+    assert!(!head.contains("connection: close"), "{head}");
+    let length = head
+        .split("content-length: ")
+        .nth(1)
+        .and_then(|rest| rest.split("\r\n").next())
+        .unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    client.read_exact(&mut body).await.unwrap();
+    String::from_utf8(body).unwrap()
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_go_on_in_the_next_generation() {
+    let (listener, shared, address) = listeners();
+    let old = Owner::first(State::new()).await;
+    assert_eq!(old.origin, Origin::Fresh);
+    serve(&old, listener, "old");
+    let mut used = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut used, GET).await, "old 0");
+    let mut half = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut half, GET).await, "old 0");
+    half.write_all(b"GET / HT").await.unwrap();
+    let mut fresh_half = TcpStream::connect(address).await.unwrap();
+    fresh_half.write_all(b"GE").await.unwrap();
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut upload = TcpStream::connect(address).await.unwrap();
+    upload
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        .await
+        .unwrap();
+    // Until the old generation has begun both.
+    while old.drain.running() < 7 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+
+    let new = Generation::start(2, State::new());
+    let new = old.hand_over(new, 7).await;
+    assert_eq!(new.origin, Origin::Generation(1));
+    serve(&new, shared, "new");
+    old.order(&Order::Retire, &[]);
+
+    assert_eq!(ask(&mut used, GET).await, "new 0");
+    assert_eq!(ask(&mut half, "TP/1.1\r\nhost: x\r\n\r\n").await, "new 0");
+    assert_eq!(
+        ask(&mut fresh_half, "T / HTTP/1.1\r\nhost: x\r\n\r\n").await,
+        "new 0"
+    );
+    assert_eq!(ask(&mut silent, GET).await, "new 0");
+    // What was begun is finished where it was begun, and the next goes on.
+    assert_eq!(answer(&mut slow).await, "old 0");
+    // hyper had read this one already, so it is begun too.
+    assert_eq!(answer(&mut slow).await, "old 0");
+    assert_eq!(ask(&mut slow, GET).await, "new 0");
+    assert_eq!(ask(&mut upload, "def").await, "old 6");
+    assert_eq!(ask(&mut upload, GET).await, "new 0");
+    timeout(PATIENCE, old.drain.finished()).await.unwrap();
+    let mut another = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut another, GET).await, "new 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handover_that_is_called_off_leaves_everything_as_it_was() {
+    let (listener, _shared, address) = listeners();
+    let old = Owner::first(State::new()).await;
+    serve(&old, listener, "old");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut client, GET).await, "old 0");
+    let new = Generation::start(2, State::new());
+    old.send_to(&new, 7, Purpose::Handover).await;
+    assert!(matches!(old.says().await, Report::Converged { .. }));
+    old.order(&Order::Freeze { migration: 7 }, &[]);
+    assert!(matches!(old.says().await, Report::Frozen { .. }));
+    assert!(matches!(new.says().await, Report::Ready { .. }));
+    // Frozen: the request waits, and is not refused.
+    client.write_all(GET.as_bytes()).await.unwrap();
+    let abort = Order::Abort {
+        migration: 7,
+        reason: "the test says so".to_owned(),
+    };
+    old.order(&abort, &[]);
+    let thawed = old.says().await;
+    assert!(
+        matches!(&thawed, Report::Thawed { reason, .. } if reason == "the test says so"),
+        "{thawed:?}"
+    );
+    assert_eq!(answer(&mut client).await, "old 0");
+    // A commit that comes too late is refused.
+    let commit = Order::Commit {
+        migration: 7,
+        alone: false,
+    };
+    new.order(&commit, &[]);
+    let error = new.gives_up().await.to_string();
+    assert!(error.contains("taken the state back"), "{error}");
+}
