@@ -165,6 +165,7 @@ where
             unread: head,
             version: 0,
             state: Vec::new(),
+            attic: Vec::new(),
         };
         let back = mover.give(parked).await?;
         let stream = Stream::from_descriptor(back.socket).ok()?;
@@ -241,6 +242,11 @@ where
             };
             let parts = http.into_parts();
             let (unread, mut socket) = parts.io.into_inner().inner.into_parts();
+            if let Stop::Done = &stop
+                && let Some(upgrade) = watch.take_upgrade()
+            {
+                return upgrade.start(socket, [parts.read_buf, unread].concat());
+            }
             if let Stop::Move(mover) = &stop {
                 let bytes = [parts.read_buf, unread].concat();
                 match self.moved(Start::Http1, bytes, socket, mover).await {

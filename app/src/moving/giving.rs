@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use heirloom_handover::fds;
+use heirloom_handover::{fds, message::Reads};
 use nix::{
     sys::{
         memfd::{MFdFlags, memfd_create},
@@ -53,6 +53,8 @@ pub(crate) struct Mover {
     queue: mpsc::Sender<(Parked, oneshot::Sender<Option<Parked>>)>,
     open: Arc<AtomicBool>,
     moved: Arc<AtomicU64>,
+    /// What the next generation can read.
+    reads: Vec<Reads>,
 }
 
 impl Mover {
@@ -61,7 +63,11 @@ impl Mover {
     /// # Errors
     ///
     /// The system's.
-    pub(crate) fn start(lifeline: OwnedFd, runtime: &Handle) -> io::Result<Self> {
+    pub(crate) fn start(
+        lifeline: OwnedFd,
+        reads: Vec<Reads>,
+        runtime: &Handle,
+    ) -> io::Result<Self> {
         let _entered = runtime.enter();
         let lifeline = sys::register(lifeline)?;
         let (queue, parked) = mpsc::channel(QUEUE);
@@ -76,7 +82,12 @@ impl Mover {
             moved: Arc::clone(&moved),
         };
         runtime.spawn(sender.run());
-        Ok(Self { queue, open, moved })
+        Ok(Self {
+            queue,
+            open,
+            moved,
+            reads,
+        })
     }
 
     /// Gives a connection away. If it cannot be moved, it comes back and stays this generation's.
@@ -90,6 +101,16 @@ impl Mover {
         }
         // A sender that ends answers everybody first.
         answered.await.ok().flatten()
+    }
+
+    /// The newest of these versions in which the next generation can read the state of connections of
+    /// this name; none if it knows no such connections.
+    pub(crate) fn version_for(&self, name: &str, versions: &[u32]) -> Option<u32> {
+        let known = self.reads.iter().filter(|one| one.section == name);
+        let common = known
+            .map(|one| one.version)
+            .filter(|one| versions.contains(one));
+        common.max()
     }
 
     /// Whether connections can be moved at all.
@@ -163,12 +184,12 @@ impl Sender {
         parked: Parked,
         answer: oneshot::Sender<Option<Parked>>,
     ) -> io::Result<()> {
-        let total = parked.unread.len() + parked.state.len();
+        let total = parked.unread.len() + parked.state.len() + parked.attic.len();
         if total > BYTES_MAX {
             let _gone = answer.send(Some(parked));
             return Ok(());
         }
-        let bytes = [&parked.unread[..], &parked.state[..]].concat();
+        let bytes = [&parked.unread[..], &parked.state[..], &parked.attic[..]].concat();
         let file = if total > INLINE_BYTES_MAX {
             match in_file(&bytes) {
                 Ok(file) => Some(file),
@@ -186,6 +207,7 @@ impl Sender {
             version: parked.version,
             unread_bytes: parked.unread.len(),
             state_bytes: parked.state.len(),
+            attic_bytes: parked.attic.len(),
             in_file: file.is_some(),
         };
         let inline = if file.is_some() { &[][..] } else { &bytes };

@@ -84,6 +84,7 @@ impl Keeper {
             lifeline: None,
             link: None,
             versions: HashMap::new(),
+            reads: Vec::new(),
             frozen_at: None,
             frozen_usec: 0,
             reason: String::new(),
@@ -372,6 +373,8 @@ struct Giver {
     link: Option<OwnedFd>,
     /// The versions in which the new generation has the sections.
     versions: HashMap<String, u32>,
+    /// What the new generation can read.
+    reads: Vec<Reads>,
     frozen_at: Option<Instant>,
     frozen_usec: u64,
     /// Why what is told next has happened.
@@ -629,6 +632,7 @@ impl Giver {
             Ok(giving) => {
                 self.migration = migration;
                 self.versions.clone_from(&giving.copy.versions);
+                self.reads = reads.to_vec();
                 self.giving = Some(giving);
                 self.link = Some(link);
                 Ok(())
@@ -809,6 +813,7 @@ impl Giver {
     fn yield_state(&mut self) {
         self.frozen_at = None;
         let versions = std::mem::take(&mut self.versions);
+        let reads = std::mem::take(&mut self.reads);
         let keeper = &self.keeper;
         let link = self.link.take().map_or_else(
             || Err(io::ErrorKind::NotConnected.into()),
@@ -823,7 +828,7 @@ impl Giver {
         }
         let mover = self.lifeline.take().map_or_else(
             || Err(io::ErrorKind::NotConnected.into()),
-            |lifeline| Mover::start(lifeline.into(), &keeper.runtime),
+            |lifeline| Mover::start(lifeline.into(), reads, &keeper.runtime),
         );
         match mover {
             Ok(mover) => keeper.drain.phases().begin(Phase::Moving(Arc::new(mover))),
