@@ -11,6 +11,7 @@
 //! What at rest means is each protocol's affair: [`crate::http`], [`crate::session`]. The bytes on the
 //! lifeline are [`wire`]'s.
 
+pub(crate) mod census;
 pub(crate) mod giving;
 pub(crate) mod taking;
 pub(crate) mod wire;

@@ -21,13 +21,10 @@ use tokio::{
 use crate::{
     Drain, Listener,
     accept::{self, Acceptor},
-    moving::{Kind, Parked, Phase, PhaseWatch, giving::Mover},
+    moving::{Kind, Parked, Phase, PhaseWatch, census::Speaks, giving::Mover},
     state::State,
     stream::Stream,
 };
-
-/// By what generations know that a connection is a session.
-const PROTOCOL: &str = "session";
 
 /// Room for one read, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -226,7 +223,7 @@ where
         let runtime = Handle::current();
         let arriving = served.clone();
         let kind = Kind {
-            protocol: PROTOCOL.to_owned(),
+            protocol: Speaks::Session.name().to_owned(),
             name: self.name.to_string(),
         };
         drain.arrivals().serve(
@@ -286,6 +283,7 @@ where
     }
 
     async fn run(self, mut session: Session<V>) {
+        let _counted = self.drain.census().count(Speaks::Session);
         let mut stays = false;
         loop {
             let leave = Leave {
@@ -348,7 +346,7 @@ where
         let back = mover
             .give(Parked {
                 kind: Kind {
-                    protocol: PROTOCOL.to_owned(),
+                    protocol: Speaks::Session.name().to_owned(),
                     name: self.name.to_string(),
                 },
                 socket,

@@ -254,6 +254,7 @@ impl<V> WebSocket<V> {
             match self.codec.read() {
                 Ok(frame) => {
                     self.keep_output();
+                    self.use_up();
                     return Ok(Some(frame));
                 }
                 Err(Fault::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -267,11 +268,7 @@ impl<V> WebSocket<V> {
                 }
             }
             self.keep_output();
-            if !self.in_fragments {
-                // What the codec had is complete, and used.
-                self.session.consume(self.fed);
-                self.fed = 0;
-            }
+            self.use_up();
             let Some(border) = Border::of(&self.session.unread()[self.fed..])? else {
                 return Ok(None);
             };
@@ -281,6 +278,14 @@ impl<V> WebSocket<V> {
             if let Some(more) = border.more {
                 self.in_fragments = more;
             }
+        }
+    }
+
+    /// What the codec had is used up, unless it belongs to a message that is not complete.
+    fn use_up(&mut self) {
+        if !self.in_fragments {
+            self.session.consume(self.fed);
+            self.fed = 0;
         }
     }
 

@@ -41,8 +41,11 @@ use super::{
     taking::{Taking, Took},
 };
 use crate::{
-    Drain,
-    moving::{self, Phase, giving::Mover},
+    Drain, Outcome,
+    moving::{
+        self, Phase,
+        giving::{Mover, Tell},
+    },
 };
 
 /// Descriptors that come with an order to give or take: stream, lifeline, link.
@@ -94,10 +97,7 @@ impl Keeper {
     }
 
     fn tell(&self, report: &Report) {
-        if let Err(error) = fds::send(&self.socket, &report.to_bytes(), &[] as &[OwnedFd]) {
-            // Its end is seen where it is waited for.
-            tracing::debug!(%error, "the supervisor did not take a report");
-        }
+        tell(&self.socket, report);
     }
 
     /// Waits for an order, and for `others` as well, until `end`.
@@ -663,7 +663,7 @@ impl Giver {
         let (last, drained) = mpsc::channel();
         let (saved, is_saved) = oneshot::channel::<()>();
         if stop {
-            keeper.drain.at_the_end(async move {
+            keeper.drain.at_the_end(|_outcome| async move {
                 // Both ends are in this process; if the keeper is gone there is nothing to wait for.
                 let _gone = last.send(());
                 let _saved = is_saved.await;
@@ -826,17 +826,75 @@ impl Giver {
                 keeper.core.gate.lose();
             }
         }
-        let mover = self.lifeline.take().map_or_else(
-            || Err(io::ErrorKind::NotConnected.into()),
-            |lifeline| Mover::start(lifeline.into(), reads, &keeper.runtime),
-        );
+        let mover = self
+            .lifeline
+            .take()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+            .and_then(|lifeline| {
+                let tell = self.tell_moved()?;
+                Mover::start(lifeline.into(), reads, tell, &keeper.runtime)
+            });
         match mover {
-            Ok(mover) => keeper.drain.phases().begin(Phase::Moving(Arc::new(mover))),
+            Ok(mover) => {
+                let mover = Arc::new(mover);
+                self.tell_end(&mover);
+                keeper.drain.phases().begin(Phase::Moving(mover));
+            }
             Err(error) => {
                 tracing::error!(%error, "connections cannot be moved; they are served here");
                 keeper.drain.phases().begin(Phase::Serving);
             }
         }
+    }
+}
+
+impl Giver {
+    /// How the supervisor hears of connections that have moved.
+    fn tell_moved(&self) -> io::Result<Tell> {
+        let socket = self.keeper.socket.try_clone()?;
+        let census = Arc::clone(self.keeper.drain.census());
+        let migration = self.migration;
+        Ok(Box::new(move |moved| {
+            let left = census.counts();
+            tell(
+                &socket,
+                &Report::Moved {
+                    migration,
+                    moved,
+                    left,
+                },
+            );
+        }))
+    }
+
+    /// Has the supervisor told, at the end of the drain, what became of all connections.
+    fn tell_end(&self, mover: &Arc<Mover>) {
+        let Ok(socket) = self.keeper.socket.try_clone() else {
+            return;
+        };
+        let (mover, migration) = (Arc::clone(mover), self.migration);
+        self.keeper.drain.at_the_end(move |outcome| async move {
+            let cut = match outcome {
+                Outcome::Drained => 0,
+                Outcome::LimitPassed { cut } | Outcome::Forced { cut } => cut as u64,
+            };
+            let moved = mover.moved();
+            tell(
+                &socket,
+                &Report::Gone {
+                    migration,
+                    moved,
+                    cut,
+                },
+            );
+        });
+    }
+}
+
+/// Tells the supervisor something; that it does not take it is seen where it is waited for.
+fn tell(socket: &OwnedFd, report: &Report) {
+    if let Err(error) = fds::send(socket, &report.to_bytes(), &[] as &[OwnedFd]) {
+        tracing::debug!(%error, "the supervisor did not take a report");
     }
 }
 
