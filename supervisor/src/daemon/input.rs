@@ -118,6 +118,8 @@ pub(crate) enum ProcessInput {
     Garbled(String),
     /// Nothing more of the handover protocol will be heard of it.
     Deaf,
+    /// It has had the time to die of what made it deaf.
+    StillDeaf,
     /// The step of its migration that was allowed under this number has taken its time.
     StepOver(u64),
     /// Its program could not be executed yet; try again.

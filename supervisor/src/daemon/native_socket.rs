@@ -4,10 +4,11 @@
 //! decided in [`super::runner`].
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -71,6 +72,14 @@ impl NativeSocket {
     /// full (`WouldBlock`). The order was not sent then.
     pub(crate) fn tell(&self, order: &Order, along: &[BorrowedFd<'_>]) -> io::Result<()> {
         fds::send(self.fd.get_ref(), &order.to_bytes(), along)
+    }
+
+    /// Whether the process has closed its end, also when that was not read yet.
+    pub(crate) fn is_closed(&self) -> bool {
+        let mut polled = [PollFd::new(self.fd.get_ref().as_fd(), PollFlags::empty())];
+        let looked = poll(&mut polled, PollTimeout::ZERO);
+        let events = polled[0].revents().unwrap_or(PollFlags::empty());
+        looked.is_ok() && events.contains(PollFlags::POLLHUP)
     }
 }
 
@@ -180,7 +189,9 @@ mod tests {
         };
         let full = (0..100_000).find_map(|_| ours.tell(&order, &[]).err());
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
+        assert!(!ours.is_closed());
         drop(theirs);
+        assert!(ours.is_closed());
         let gone = ours.tell(&Order::Begin, &[]).unwrap_err();
         assert_ne!(gone.kind(), io::ErrorKind::WouldBlock);
     }

@@ -79,6 +79,8 @@ pub(crate) struct Deadlines {
     pub(crate) again: Option<Timer>,
     /// Until it is ended because its state is gone.
     pub(crate) bereft: Option<Timer>,
+    /// Until it is clear that it is deaf and not dying.
+    pub(crate) deaf: Option<Timer>,
 }
 
 /// What a process has to do with the handover protocol.
@@ -90,6 +92,27 @@ pub(crate) struct Native {
     pub(crate) custody: Custody,
     /// Whether nothing more will be heard of it.
     pub(crate) deaf: bool,
+}
+
+/// Why a process cannot be given an order.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Untold {
+    #[error("it does not read its messages")]
+    Full,
+    #[error("it has closed its socket of the handover protocol")]
+    Closed,
+    #[error("the supervisor is short: {0}")]
+    System(io::Error),
+}
+
+impl Untold {
+    /// What it means, where a death or a deafness that is told by itself means more.
+    pub(crate) fn unless_closed(self) -> Option<String> {
+        match self {
+            Self::Closed => None,
+            Self::Full | Self::System(_) => Some(self.to_string()),
+        }
+    }
 }
 
 /// What a native program says of itself.
@@ -146,16 +169,17 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// The order was not sent; the reason is for people.
-    pub(crate) fn order(&self, order: &Order, along: &[BorrowedFd<'_>]) -> Result<(), String> {
+    /// [`Untold`]; the order was not sent.
+    pub(crate) fn order(&self, order: &Order, along: &[BorrowedFd<'_>]) -> Result<(), Untold> {
         let Some(socket) = &self.native.socket else {
-            return Err("it was never started".to_owned());
+            return Err(Untold::Closed);
         };
         socket
             .tell(order, along)
             .map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => "it does not read its messages".to_owned(),
-                _other => format!("its socket of the protocol is closed ({error})"),
+                io::ErrorKind::WouldBlock => Untold::Full,
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Untold::Closed,
+                _other => Untold::System(error),
             })
     }
 
@@ -167,6 +191,12 @@ impl Process {
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         family.main_is_reaped
             || waitid(Id::Pid(family.main), look).is_ok_and(|is| is != WaitStatus::StillAlive)
+    }
+
+    /// Whether it has ended or seems to: a process that ends closes its socket first.
+    pub(crate) fn is_ending(&self) -> bool {
+        let socket = self.native.socket.as_ref();
+        self.is_dead() || socket.is_some_and(NativeSocket::is_closed)
     }
 
     /// Whether nothing of it is left.

@@ -19,6 +19,8 @@ mod limits;
 mod listeners;
 mod load;
 mod matrix;
+mod native_failures;
+mod native_handovers;
 mod notifications;
 mod programs;
 mod readiness;

@@ -309,6 +309,14 @@ impl Runner {
         active.map(|active| &mut active.moved)
     }
 
+    /// The handover that is about to commit is known to be undone: whoever waits for it waits for that.
+    pub(super) fn expect_undoing(&mut self) {
+        let waiters = self.active.iter_mut().flat_map(|one| &mut one.job.waiters);
+        for waiter in waiters {
+            waiter.until_proven = true;
+        }
+    }
+
     /// Which sockets make calls wait.
     fn flags(&self) -> Vec<(Arc<Listener>, bool)> {
         let known = |listener: &Arc<Listener>| {

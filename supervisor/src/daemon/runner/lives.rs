@@ -60,7 +60,8 @@ impl Runner {
             return false;
         };
         let how = process::describe(status);
-        let receiving = process.native.custody == Custody::Receiving;
+        let custody = process.native.custody;
+        let receiving = matches!(custody, Custody::Receiving | Custody::Dismissed);
         // A reason known by now is the cause; this is its effect.
         let served = process.phase == Phase::Serving;
         process.reason.get_or_insert_with(|| match (served, status) {
@@ -132,6 +133,7 @@ impl Runner {
             ProcessInput::Reported(report) => self.reported(id, report),
             ProcessInput::Garbled(what) => self.garbled(id, &what),
             ProcessInput::Deaf => self.deafened(id),
+            ProcessInput::StillDeaf => self.lives_deaf(id),
             ProcessInput::StepOver(number) => self.step_over(id, number),
             ProcessInput::TryAgain => {
                 let mut events = VecDeque::new();

@@ -24,7 +24,7 @@ use crate::core::service::ProcessId;
 use crate::core::transfer::{self, Action, Event, Outcome, Purpose, State};
 use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::memory::size;
-use crate::daemon::process::{Custody, Process};
+use crate::daemon::process::{Custody, Process, Untold};
 use crate::daemon::timer::Timer;
 
 /// What the pipe is enlarged to: the most an unprivileged process may ask for by default
@@ -183,11 +183,11 @@ impl Runner {
         self.note(generation, EventKind::Copying, &text);
         self.entrust(new, Custody::Receiving);
         self.look_no_longer(new);
-        if let Err(error) = to_old {
+        if let Some(error) = to_old.err().and_then(Untold::unless_closed) {
             let why = format!("the old program cannot be told to copy its state: {error}");
             self.transfer(new, Event::Failed, Some(why));
         }
-        if let Err(error) = to_new {
+        if let Some(error) = to_new.err().and_then(Untold::unless_closed) {
             let why = format!("the new program cannot be told to take the state over: {error}");
             self.transfer(new, Event::NewDeaf, Some(why));
         }
@@ -196,17 +196,17 @@ impl Runner {
     /// One of the two sides has said something.
     pub(super) fn migration_said(&mut self, new: ProcessId, by: ProcessId, report: Report) {
         let generation = self.processes.get(&by).map(|process| process.generation);
-        let old_is_dead = self.migrations.get(&new).and_then(|one| {
+        let old_is_ending = self.migrations.get(&new).and_then(|one| {
             let old = self.processes.get(&one.old);
-            old.map(Process::is_dead)
+            old.map(Process::is_ending)
         });
-        let new_is_dead = self.processes.get(&new).is_some_and(Process::is_dead);
+        let new_is_ending = self.processes.get(&new).is_some_and(Process::is_ending);
         let Some(migration) = self.migrations.get_mut(&new) else {
             return;
         };
         let by_old = by == migration.old;
         // The old one notices the new one's death before it is told here: that death is the reason.
-        let unless_new_died = |why: String| Some(why).filter(|_| !new_is_dead);
+        let unless_new_died = |why: String| Some(why).filter(|_| !new_is_ending);
         let (event, why) = match report {
             Report::Converged { rounds, bytes, .. } if by_old => {
                 let text = format!("it has copied {} in {}", size(bytes), in_rounds(rounds));
@@ -258,7 +258,7 @@ impl Runner {
                 (Event::Ready, Some(why.to_owned()))
             }
             Report::Reject { reason, .. } if !by_old => {
-                let why = match old_is_dead {
+                let why = match old_is_ending {
                     Some(true) | None => format!(
                         "the old program died before its whole state was copied; the state is lost with it, as in any crash (the new program: {reason})"
                     ),
@@ -382,6 +382,7 @@ impl Runner {
                 let told = old.map_or(Ok(()), |old| old.order(&order, &[]));
                 let text = "the old program cannot be told to let its state stand still";
                 told.err()
+                    .and_then(Untold::unless_closed)
                     .map(|error| (Event::Failed, Some(format!("{text}: {error}"))))
             }
             Action::Commit | Action::CommitAlone => {
@@ -393,6 +394,7 @@ impl Runner {
                 let text = "the new program cannot be told to own the state";
                 tell_new(&order)
                     .err()
+                    .and_then(Untold::unless_closed)
                     .map(|error| (Event::NewDeaf, Some(format!("{text}: {error}"))))
             }
             Action::AbortOld => {
@@ -465,6 +467,7 @@ impl Runner {
                     .is_some_and(|process| process.phase == Phase::Starting);
                 if starting {
                     self.passed_on(new, &migration);
+                    self.expect_undoing();
                     self.feed(new, Life::Ready);
                     self.let_fall(new, blame);
                 } else {
@@ -534,7 +537,7 @@ impl Runner {
             return;
         }
         let reaped = process.family.as_ref().is_none_or(|one| one.main_is_reaped);
-        let dead = reaped || process.is_dead();
+        let dead = reaped || process.is_ending();
         let known = why.is_some();
         if known {
             // Its death, if it is dead, is the effect.

@@ -4,6 +4,8 @@
 //! that serves; and sending each report where it belongs. How a state moves is in [`super::migrations`],
 //! how it is saved and taken up in [`super::saves`].
 
+use std::time::Duration;
+
 use heirloom_handover::message::{MOST_LINES, Order, PROTOCOL, Report};
 
 use super::Runner;
@@ -12,10 +14,15 @@ use crate::control::protocol::EventKind;
 use crate::core::generation::Phase;
 use crate::core::service::ProcessId;
 use crate::core::transfer;
+use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::process::{Custody, Hello};
 
 /// Lines of an order beside those that say what the receiver can read.
 const OTHER_LINES: usize = 16;
+
+/// How long a process may take from closing its socket to its end, to count as one that ended: the
+/// system clears its memory in between.
+const LONGEST_DEATH: Duration = Duration::from_millis(250);
 
 impl Runner {
     /// A process has sent a message of the protocol.
@@ -125,8 +132,14 @@ impl Runner {
             return;
         };
         let (generation, owner) = (old.generation, old.native.custody == Custody::Owner);
+        let mute = old.native.hello.is_some() && !owner;
         let old = old.id;
         match strategy {
+            _any if mute => {
+                let why = "it has closed its socket of the handover protocol";
+                self.note_not_taken_over(id, generation, why);
+                self.begin_with_nothing(id);
+            }
             Strategy::Auto | Strategy::Handover if owner => self.migrate(old, id),
             Strategy::Handover => {
                 let why = "it does not speak the handover protocol";
@@ -253,18 +266,27 @@ impl Runner {
             return;
         };
         process.native.deaf = true;
-        let custody = process.native.custody;
-        if process.is_dead() {
-            // What it said before its death has been heard by now.
-            if process
-                .family
-                .as_ref()
-                .is_some_and(|one| one.main_is_reaped)
-            {
-                self.heard_its_death(id);
-            }
-            return;
+        if process
+            .family
+            .as_ref()
+            .is_some_and(|one| one.main_is_reaped)
+        {
+            return self.heard_its_death(id);
         }
+        // A process that ends closes its socket first, and that it ends says more.
+        let input = ServiceInput::Process(id, ProcessInput::StillDeaf);
+        let timer = self.timer(LONGEST_DEATH, input);
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.deadlines.deaf = Some(timer);
+        }
+    }
+
+    /// Nothing more will be heard of a process, and it does not seem to end.
+    pub(super) fn lives_deaf(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get(&id).filter(|one| !one.is_dead()) else {
+            return;
+        };
+        let custody = process.native.custody;
         if self.migrations.contains_key(&id) {
             let why = "the new program closed its socket of the handover protocol";
             self.transfer(id, transfer::Event::NewDeaf, Some(why.to_owned()));
@@ -283,10 +305,13 @@ impl Runner {
                 self.entrust(id, Custody::Unasked);
                 self.save_lost(id, "the program closed its socket of the handover protocol");
             }
+            Custody::Dismissed => {
+                let why = "the new program closed its socket of the handover protocol";
+                self.fail_with(id, why.to_owned());
+            }
             Custody::Unasked
             | Custody::Waiting
             | Custody::Receiving
-            | Custody::Dismissed
             | Custody::Parting { retire: false, .. }
             | Custody::Yielded => {}
         }

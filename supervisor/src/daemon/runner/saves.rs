@@ -17,7 +17,7 @@ use crate::core::generation::Phase;
 use crate::core::service::ProcessId;
 use crate::daemon::input::{Input, ServiceInput};
 use crate::daemon::memory::size;
-use crate::daemon::process::{Custody, Process};
+use crate::daemon::process::{Custody, Process, Untold};
 use crate::daemon::state_file::{self, Draft, Unsaved};
 use crate::daemon::timer::Timer;
 
@@ -166,7 +166,7 @@ impl Runner {
         let order = Order::Save { migration: number };
         let told = match self.processes.get(&save.process) {
             Some(process) => process.order(&order, &[draft.descriptor()]),
-            None => Err("it has ended".to_owned()),
+            None => Err(Untold::Closed),
         };
         match told {
             Ok(()) => {
@@ -435,7 +435,8 @@ impl Runner {
             .map_err(|error| error.to_string())
             .and_then(|draft| {
                 let process = self.processes.get(&id).ok_or("it has ended")?;
-                process.order(&order, &[draft.descriptor()])?;
+                let told = process.order(&order, &[draft.descriptor()]);
+                told.map_err(|error| error.to_string())?;
                 Ok(draft)
             });
         match told {
@@ -477,7 +478,7 @@ impl Runner {
         self.entrust(id, Custody::Restoring(number));
         self.look_no_longer(id);
         if let Err(error) = told {
-            self.fail_with(id, cannot_restore(&path, &error));
+            self.fail_with(id, cannot_restore(&path, &error.to_string()));
         }
         true
     }
@@ -504,7 +505,7 @@ impl Runner {
                 );
                 self.note(Some(process.generation), EventKind::Restored, &text);
                 if let Err(error) = told {
-                    self.fail_with(id, cannot_restore(&path, &error));
+                    self.fail_with(id, cannot_restore(&path, &error.to_string()));
                 }
             }
             Report::Committed { .. } => {
