@@ -7,6 +7,7 @@
     reason = "a test's panic is its report; clippy exempts test functions only"
 )]
 
+mod cold_restart;
 mod commands;
 mod deploy_recipe;
 mod deploys;
@@ -24,3 +25,4 @@ mod native_handovers;
 mod notifications;
 mod programs;
 mod readiness;
+mod snapshots;
