@@ -20,6 +20,7 @@ mod limits;
 mod listeners;
 mod load;
 mod matrix;
+mod memory;
 mod native_failures;
 mod native_handovers;
 mod notifications;

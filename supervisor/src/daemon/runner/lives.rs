@@ -18,6 +18,7 @@ use crate::core::generation::{self, Event as Life, Patience, Phase};
 use crate::core::service::{Event, ProcessId};
 use crate::core::transfer;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
+use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::output;
 use crate::daemon::process::{self, Custody, Process};
 use crate::daemon::readiness::Seen;
@@ -31,6 +32,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// A process that has served this long has not failed at starting.
 const LONG_LIFE: Duration = Duration::from_secs(10);
+
+/// How soon it is looked again whether a dead process's last words have been read.
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// So many failures are remembered for a report.
 const KEPT_FAILURES: usize = 32;
@@ -141,6 +145,13 @@ impl Runner {
                 self.drive_all(events);
             }
             ProcessInput::TestAgain => self.start_ready_command(id),
+            ProcessInput::OutputOver if self.has_more_to_say(id) => {
+                let input = ServiceInput::Process(id, ProcessInput::OutputOver);
+                let again = self.timer(LISTEN_AGAIN_AFTER, input);
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.deadlines.deaf = Some(again);
+                }
+            }
             ProcessInput::OutputOver => {
                 if let Some(process) = self.processes.get_mut(&id) {
                     process.output_over = true;
@@ -159,6 +170,16 @@ impl Runner {
                 self.fail_with(id, "the program missed its watchdog".to_owned());
             }
         }
+    }
+
+    /// Whether a dead process's last words are still to come: its socket is closed, and its end has not
+    /// been read.
+    fn has_more_to_say(&self, id: ProcessId) -> bool {
+        let native = self.processes.get(&id).map(|process| &process.native);
+        native.is_some_and(|native| {
+            let socket = native.socket.as_ref();
+            !native.deaf && socket.is_some_and(NativeSocket::is_closed)
+        })
     }
 
     /// It is ready, by its word or by sight; unless it has ended meanwhile.

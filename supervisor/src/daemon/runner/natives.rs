@@ -257,6 +257,9 @@ impl Runner {
         } else if matches!(process.native.custody, Custody::Restoring(_)) {
             let why = format!("the new program sent a message that makes no sense: {what}");
             self.fail_with(id, why);
+        } else {
+            let why = format!("the program sent a message that makes no sense: {what}");
+            self.save_lost(id, &why);
         }
     }
 
