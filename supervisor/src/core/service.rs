@@ -105,6 +105,20 @@ impl Service {
         self.proven.contains(&plan)
     }
 
+    /// The serving process whose place a starting one is to take.
+    pub(crate) fn predecessor(&self, process: ProcessId) -> Option<ProcessId> {
+        let Activity::Replacing(rollout) = &self.activity else {
+            return None;
+        };
+        if rollout.stage != Stage::Starting(process) {
+            return None;
+        }
+        match self.slots.get(rollout.slot) {
+            Some(Slot::Serving { process, .. }) => Some(*process),
+            Some(Slot::Vacant | Slot::Starting { .. } | Slot::BackingOff { .. }) | None => None,
+        }
+    }
+
     /// Whether it was told to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping
