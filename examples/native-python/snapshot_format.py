@@ -32,8 +32,6 @@ OF_THE_STREAM = (ROUND_END, FREEZE, END, ABORT)
 MORE, OPTIONAL = 1, 2
 REQUIRED = 1
 RAW, CBOR = 0, 3
-CALLED_OFF = 5  # abort reasons
-TOO_MUCH_CHANGE = 2
 
 FRAME_CAP_BYTES = 16 * 1024  # small, for blake3 in Python takes 3 ms for it, in the serving thread
 CONTROL_CAP_BYTES = 32768

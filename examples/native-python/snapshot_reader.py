@@ -122,8 +122,9 @@ class Reader:
         yield 1
 
     def _header(self, data):
-        (magic, major, _, length, self.migration, self.generation, _,
-         self.frame_cap, manifest_bytes, manifest_crc, features, crc) = form.HEADER.unpack(data)  # fmt: skip
+        magic, major, _, length, *names, crc = form.HEADER.unpack(data)
+        self.migration, self.generation, _, self.frame_cap, *rest = names
+        manifest_bytes, manifest_crc, features = rest
         if magic != form.MAGIC:
             raise Damaged("this is not a snapshot")
         if major != form.MAJOR:

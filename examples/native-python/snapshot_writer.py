@@ -86,6 +86,10 @@ class Writer:
         """How many entries the snapshot holds so far."""
         return sum(map(len, self._hashes.values()))
 
+    def waiting(self):
+        """How many bytes are ready."""
+        return len(self._ready)
+
     def take(self):
         """The bytes that are ready to be sent."""
         ready, self._ready = bytes(self._ready), bytearray()
