@@ -240,6 +240,7 @@ impl Taker<'_> {
                 self.link = Some(link);
                 self.taking = Some(Taking::new(
                     stream,
+                    Some(migration),
                     Some(lifeline),
                     self.keeper.core.stores(),
                 ));
@@ -254,7 +255,7 @@ impl Taker<'_> {
                     ));
                     return Some(TakeEvent::Abort);
                 };
-                self.taking = Some(Taking::new(file, None, self.keeper.core.stores()));
+                self.taking = Some(Taking::new(file, None, None, self.keeper.core.stores()));
                 Some(TakeEvent::Receive)
             }
             Order::Commit { migration, alone } if migration == self.migration => Some(if alone {

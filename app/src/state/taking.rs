@@ -50,6 +50,8 @@ enum Serving {
 #[derive(Debug)]
 pub(super) struct Taking {
     stream: File,
+    /// The migration this is the copy of; none if it comes from a file, which may be of any.
+    migration: Option<u64>,
     /// None if it comes from a file.
     pub(super) lifeline: Option<Lifeline>,
     reader: SnapshotReader,
@@ -64,11 +66,13 @@ pub(super) struct Taking {
 impl Taking {
     pub(super) fn new(
         stream: OwnedFd,
+        migration: Option<u64>,
         lifeline: Option<OwnedFd>,
         stores: Vec<Arc<dyn Store>>,
     ) -> Self {
         Self {
             stream: File::from(stream),
+            migration,
             lifeline: lifeline.map(Lifeline::new),
             reader: SnapshotReader::new(Limits::default()),
             stores,
@@ -98,6 +102,7 @@ impl Taking {
         self.reader.filled(count);
         while let Some(event) = self.reader.poll()? {
             let mut room = Room {
+                migration: self.migration,
                 stores: &self.stores,
                 sections: &mut self.sections,
                 ledger: &mut self.ledger,
@@ -133,6 +138,7 @@ impl Taking {
 
 /// Everything an event may need, apart from the reader it borrows from.
 struct Room<'a> {
+    migration: Option<u64>,
     stores: &'a [Arc<dyn Store>],
     sections: &'a mut HashMap<SectionId, Serving>,
     ledger: &'a mut Option<EntryLedger>,
@@ -143,7 +149,15 @@ struct Room<'a> {
 impl Room<'_> {
     fn take(&mut self, event: Event<'_>) -> Result<Option<End>, TakeError> {
         match &event {
-            Event::Opened { manifest, .. } => self.open(manifest)?,
+            Event::Opened { header, manifest } => {
+                if let Some(expected) = self.migration.filter(|one| *one != header.migration_id) {
+                    return Err(TakeError::OtherMigration {
+                        expected,
+                        found: header.migration_id,
+                    });
+                }
+                self.open(manifest)?;
+            }
             Event::Bulk {
                 section, records, ..
             } => self.apply(
