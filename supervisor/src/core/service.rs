@@ -119,6 +119,17 @@ impl Service {
         }
     }
 
+    /// The process that is about to serve and whose place another starting one is to take.
+    pub(crate) fn starting_predecessor(&self, process: ProcessId) -> Option<ProcessId> {
+        let Activity::Replacing(rollout) = &self.activity else {
+            return None;
+        };
+        match self.slots.get(rollout.slot) {
+            Some(Slot::Starting { process: old, .. }) if *old != process => Some(*old),
+            Some(_) | None => None,
+        }
+    }
+
     /// Whether it was told to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping

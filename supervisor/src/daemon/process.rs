@@ -92,6 +92,10 @@ pub(crate) struct Native {
     pub(crate) custody: Custody,
     /// Whether nothing more will be heard of it.
     pub(crate) deaf: bool,
+    /// Whether its state comes from a file.
+    pub(crate) restored: bool,
+    /// The number of the last migration it said to have taken its state back from.
+    pub(crate) thawed: u64,
 }
 
 /// Why a process cannot be given an order.
@@ -128,12 +132,12 @@ pub(crate) enum Custody {
     /// Nothing was said of it yet; a plain program has whatever it has.
     #[default]
     Unasked,
-    /// It waits until a state that is being saved is in its place.
+    /// It waits until a state is in its place: one that is being saved, or taken up by another process.
     Waiting,
     /// It takes the state over from another process.
     Receiving,
-    /// It takes a saved state up, under this number.
-    Restoring(u64),
+    /// It takes a saved state up, by an order of this number; `ready` once it has verified it.
+    Restoring { number: u64, ready: bool },
     /// It has it.
     Owner,
     /// It was let go before it had it.

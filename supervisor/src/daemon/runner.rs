@@ -236,6 +236,7 @@ impl Runner {
                 self.act(action, &mut events);
             }
         }
+        self.welcome_waiting();
         self.begin_next();
     }
 

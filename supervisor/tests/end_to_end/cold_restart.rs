@@ -222,3 +222,72 @@ fn without_a_file_a_stop_is_as_for_any_program() {
     let told = events.wait_for("draining");
     assert!(told["text"].as_str().unwrap().contains("TERM"), "{told}");
 }
+
+#[test]
+fn a_handover_that_comes_while_a_state_is_taken_up_waits_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("state"), SAVED).unwrap();
+    let setup = kept(directory.path(), ["--notify-when", "{dir}/go"]).args(["--ready", "notify"]);
+    let supervisor = setup.start_unwaited();
+    supervisor.events().wait_for("restored");
+    let reload = supervisor.begin(["reload"]);
+    supervisor.events().wait_for_generation("started", 2);
+    supervisor.write("go", "");
+    let (status, said) = supervisor.finish(reload);
+    assert_eq!(status, Some(0), "{said}\n{}", supervisor.log());
+    assert_eq!(
+        happened(&supervisor, "restored").len(),
+        1,
+        "{}",
+        supervisor.log()
+    );
+    let body = get(supervisor.address("http"), "/");
+    assert_eq!(field(&body, "generation"), "2");
+    assert_eq!(
+        field(&body, "origin"),
+        "generation 1",
+        "{}",
+        supervisor.log()
+    );
+    supervisor.stop();
+}
+
+#[test]
+fn a_program_that_closed_its_socket_cannot_save_and_that_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let setup = kept(directory.path(), ["--do", "old:send=deaf"]);
+    let supervisor = setup.start();
+    raise(&supervisor);
+    supervisor.expect(1, ["reload"]);
+    let said = supervisor.expect(1, ["stop"]);
+    assert!(said.contains("closed its socket"), "{said}");
+    assert_eq!(names(directory.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_state_goes_where_the_next_program_looks_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let setup = native([]).no_default_listener();
+    let program = setup.path("native").to_str().unwrap().to_owned();
+    let text = |file: &str| {
+        let place = directory.path().join(file);
+        format!(
+            "[service.shop]\ncommand = [\"{program}\"]\nlisten = [\"http=tcp:127.0.0.1:0\"]\n\
+             strategy = \"sequential\"\nstate_file = \"{}\"\n",
+            place.display()
+        )
+    };
+    setup.write("heirloom.toml", &text("one"));
+    let config = setup.path("heirloom.toml");
+    let setup = setup
+        .with_program(&[])
+        .args(["--config", config.to_str().unwrap()]);
+    let supervisor = setup.start();
+    raise(&supervisor);
+    supervisor.write("heirloom.toml", &text("two"));
+    supervisor.reload();
+    let body = get(supervisor.address("http"), "/");
+    assert_eq!(field(&body, "origin"), "a file", "{}", supervisor.log());
+    assert_eq!(names(directory.path()), ["two.restored"]);
+    supervisor.stop();
+}

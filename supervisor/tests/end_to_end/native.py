@@ -11,6 +11,7 @@ What decides a commit is the real thing: the lifeline, its receiving side shut d
   garbage       sends what is no message, and goes on
   deaf          closes its socket of the protocol (the old side serves on)
   say:TEXT      sends this message; \\n in it ends a line, %d is the migration's number
+  flood:TEXT    sends it twenty thousand times
   slow          reads one byte a second
 and WHAT+hang does nothing any more after that.
 Steps of the new side: boot hello receive verify ready commit committed restore
@@ -95,6 +96,10 @@ class App:
         elif what.startswith("say:"):
             text = what.removeprefix("say:").replace("\\n", "\n").replace("%d", str(self.migration))
             self.socket.send(text.encode())
+        elif what.startswith("flood:"):
+            text = what.removeprefix("flood:").replace("\\n", "\n").replace("%d", str(self.migration))
+            for _ in range(20000):
+                self.socket.send(text.encode())
         elif what == "deaf":
             self.socket.close()
             while True:

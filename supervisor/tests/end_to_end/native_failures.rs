@@ -372,3 +372,17 @@ fn pid_of(supervisor: &Supervisor, generation: u64) -> Option<nix::unistd::Pid> 
     let pid = i32::try_from(found["pid"].as_i64()?).unwrap();
     Some(nix::unistd::Pid::from_raw(pid))
 }
+
+#[test]
+fn a_flood_of_messages_holds_up_nobody() {
+    let flood = "MESSAGE=CONVERGED\\nMIGRATION=%d\\nROUNDS=1\\nBYTES=1";
+    let deed = format!("old:send=flood:{flood}");
+    let mut supervisor = native(["--do", &deed]).args(TIMES).start();
+    raise(&supervisor);
+    let report = supervisor.reload();
+    assert_eq!(report["strategy"], "handover");
+    assert_eq!(happened(&supervisor, "converged").len(), 1);
+    assert_eq!(raise(&supervisor).0, 2);
+    supervisor.settle();
+    supervisor.stop();
+}

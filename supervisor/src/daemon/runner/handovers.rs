@@ -317,6 +317,12 @@ impl Runner {
         }
     }
 
+    /// The settings that hold, or are to hold once the handover that runs has committed.
+    pub(super) fn settings_in_force(&self) -> &Service {
+        let active = self.active.as_ref();
+        active.map_or(&self.service, |active| &active.service)
+    }
+
     /// Which sockets make calls wait.
     fn flags(&self) -> Vec<(Arc<Listener>, bool)> {
         let known = |listener: &Arc<Listener>| {

@@ -202,11 +202,11 @@ impl Runner {
         };
         let limit = process.plan.service.ready_timeout;
         let missing = match &process.plan.service.ready {
-            _any if matches!(process.native.custody, Custody::Restoring(_)) => {
+            _any if matches!(process.native.custody, Custody::Restoring { .. }) => {
                 "it has not taken the saved state up"
             }
             _any if process.native.custody == Custody::Waiting => {
-                "the state it is to take up was not saved"
+                "the state it is to take up was not in its place"
             }
             Ready::Auto => "it neither said READY=1 nor waited on a listener",
             Ready::Notify => "it did not say READY=1",
@@ -326,6 +326,7 @@ impl Runner {
             return;
         };
         let (custody, deaf) = (process.native.custody, process.native.deaf);
+        let native = process.native.hello.is_some();
         match custody {
             Custody::Yielded => self.retire(id),
             // Before it knows, it would take the order for the end of the migration.
@@ -334,11 +335,15 @@ impl Runner {
                 self.entrust(id, Custody::Parting { number, retire });
             }
             Custody::Owner if event == Life::Retire && self.stop_and_keep(id) => {}
+            Custody::Unasked if event == Life::Retire && native => {
+                self.cannot_keep(id);
+                self.stop_by_signal(id);
+            }
             Custody::Owner
             | Custody::Unasked
             | Custody::Waiting
             | Custody::Receiving
-            | Custody::Restoring(_)
+            | Custody::Restoring { .. }
             | Custody::Dismissed
             | Custody::Parting { .. } => self.stop_by_signal(id),
         }

@@ -207,10 +207,11 @@ impl Runner {
         let by_old = by == migration.old;
         // The old one notices the new one's death before it is told here: that death is the reason.
         let unless_new_died = |why: String| Some(why).filter(|_| !new_is_ending);
+        let mut said = None;
         let (event, why) = match report {
             Report::Converged { rounds, bytes, .. } if by_old => {
                 let text = format!("it has copied {} in {}", size(bytes), in_rounds(rounds));
-                self.note(generation, EventKind::Converged, &text);
+                said = Some((EventKind::Converged, text));
                 let why = "the old program said CONVERGED out of turn";
                 (Event::Converged, Some(why.to_owned()))
             }
@@ -231,7 +232,7 @@ impl Runner {
                     size(bytes),
                     in_rounds(rounds)
                 );
-                self.note(generation, EventKind::Frozen, &text);
+                said = Some((EventKind::Frozen, text));
                 let why = "the old program said FROZEN out of turn";
                 (Event::Frozen, Some(why.to_owned()))
             }
@@ -241,14 +242,14 @@ impl Runner {
             }
             Report::Thawed { reason, .. } if by_old => {
                 let text = format!("it owns its state again: {reason}");
-                self.note(generation, EventKind::Thawed, &text);
+                said = Some((EventKind::Thawed, text));
                 let why = format!("the old program has taken its state back: {reason}");
                 (Event::Thawed, unless_new_died(why))
             }
             Report::Yielded { .. } if by_old => {
                 migration.yielded = true;
                 let text = "it has seen that the new generation owns the state";
-                self.note(generation, EventKind::Yielded, text);
+                said = Some((EventKind::Yielded, text.to_owned()));
                 let why = "the old program said YIELDED out of turn";
                 (Event::Yielded, Some(why.to_owned()))
             }
@@ -278,6 +279,12 @@ impl Runner {
                 return self.garbled(by, &text);
             }
         };
+        // What changes nothing may be said over and over.
+        let state = migration.state;
+        let counts = transfer::step(migration.purpose, state, event).0 != state;
+        if let Some((kind, text)) = said.filter(|_| counts) {
+            self.note(generation, kind, &text);
+        }
         self.transfer(new, event, why);
     }
 

@@ -59,8 +59,8 @@ impl Runner {
             self.migration_said(new, id, report);
         } else if self.is_saving(id, number) {
             self.save_said(report);
-        } else if custody == Custody::Restoring(number) {
-            self.restore_said(id, number, report);
+        } else if matches!(custody, Custody::Restoring { number: one, .. } if one == number) {
+            self.restore_said(id, report);
         } else {
             self.said_afterwards(id, report);
         }
@@ -68,13 +68,18 @@ impl Runner {
 
     /// What is said of a migration that is over.
     fn said_afterwards(&mut self, id: ProcessId, report: Report) {
-        let Some(process) = self.processes.get(&id) else {
+        let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
         let generation = Some(process.generation);
+        let thawed = process.native.thawed;
         match report {
             Report::Yielded { migration, .. } => self.yielded(id, migration),
-            Report::Thawed { reason, .. } => {
+            // Told once a migration, however often it is said.
+            Report::Thawed {
+                migration, reason, ..
+            } if (thawed + 1..=self.last_migration).contains(&migration) => {
+                process.native.thawed = migration;
                 let text = format!("it owns its state again: {reason}");
                 self.note(generation, EventKind::Thawed, &text);
             }
@@ -90,21 +95,53 @@ impl Runner {
         if process.native.hello.is_some() {
             return self.garbled(id, "it said HELLO twice");
         }
+        let serves = process.phase == Phase::Serving;
         if protocol != PROTOCOL {
             let reason = format!(
                 "the new program speaks version {protocol} of the handover protocol, this supervisor version {PROTOCOL}; one of the two is to be brought up to date"
             );
-            return self.fail_with(id, reason);
+            return self.turn_away(id, serves, reason);
         }
         if hello.reads.len() + OTHER_LINES > MOST_LINES {
             let reason = format!(
                 "the new program can read {} versions of its state, more than one message can say",
                 hello.reads.len()
             );
-            return self.fail_with(id, reason);
+            return self.turn_away(id, serves, reason);
         }
         process.native.hello = Some(hello);
         self.welcome(id);
+    }
+
+    /// A `HELLO` cannot be answered: the process has failed, unless it serves already, as a plain one.
+    fn turn_away(&mut self, id: ProcessId, serves: bool, reason: String) {
+        if serves {
+            self.garbled(id, &reason);
+        } else {
+            self.fail_with(id, reason);
+        }
+    }
+
+    /// Those who wait until a state is in its place are told what to do, if it is.
+    pub(super) fn welcome_waiting(&mut self) {
+        let waiting = self
+            .processes
+            .values()
+            .filter(|process| process.native.custody == Custody::Waiting);
+        for id in waiting.map(|process| process.id).collect::<Vec<_>>() {
+            self.welcome(id);
+        }
+    }
+
+    /// Whether the process that another is to replace is not ready yet, and is the one that has taken a
+    /// saved state up: only when it serves can it give it away.
+    fn predecessor_restores(&self, id: ProcessId) -> bool {
+        let old = self.machine.starting_predecessor(id);
+        let old = old.and_then(|old| self.processes.get(&old));
+        old.is_some_and(|old| {
+            let restoring = matches!(old.native.custody, Custody::Restoring { .. });
+            old.phase == Phase::Starting && (restoring || old.native.restored)
+        })
     }
 
     /// Tells a process that said `HELLO` what to do; or later, when the state it is to take up is being
@@ -124,7 +161,7 @@ impl Runner {
         let rehearsed = self.is_rehearsed(process.plan_id);
         let old = self.machine.predecessor(id).filter(|_| starting);
         let Some(old) = old.and_then(|old| self.processes.get(&old)) else {
-            if self.is_keeping() {
+            if self.is_keeping() || self.predecessor_restores(id) {
                 self.entrust(id, Custody::Waiting);
             } else if rehearsed || !starting || !self.restore(id) {
                 self.begin_with_nothing(id);
@@ -199,7 +236,7 @@ impl Runner {
             Custody::Unasked | Custody::Owner => true,
             Custody::Waiting
             | Custody::Receiving
-            | Custody::Restoring(_)
+            | Custody::Restoring { .. }
             | Custody::Dismissed
             | Custody::Parting { .. }
             | Custody::Yielded => false,
@@ -254,7 +291,7 @@ impl Runner {
         } else if let Some(new) = self.migration_from(id) {
             let why = format!("the old program sent a message that makes no sense: {what}");
             self.transfer(new, transfer::Event::Failed, Some(why));
-        } else if matches!(process.native.custody, Custody::Restoring(_)) {
+        } else if matches!(process.native.custody, Custody::Restoring { .. }) {
             let why = format!("the new program sent a message that makes no sense: {what}");
             self.fail_with(id, why);
         } else {
@@ -298,7 +335,7 @@ impl Runner {
             self.transfer(new, transfer::Event::OldDeaf, Some(why.to_owned()));
         }
         match custody {
-            Custody::Restoring(_) => {
+            Custody::Restoring { .. } => {
                 let why = "the new program closed its socket of the handover protocol before it had taken the saved state up";
                 self.fail_with(id, why.to_owned());
             }

@@ -390,13 +390,7 @@ impl Runner {
                     self.unsaved
                         .push(format!("{}: {}", self.service.name, refusal.reason));
                 }
-                let waiting = self
-                    .processes
-                    .values()
-                    .filter(|process| process.native.custody == Custody::Waiting);
-                for id in waiting.map(|process| process.id).collect::<Vec<_>>() {
-                    self.welcome(id);
-                }
+                self.welcome_waiting();
             }
         }
     }
@@ -411,13 +405,17 @@ impl Runner {
         let Some(process) = self.processes.get(&id) else {
             return false;
         };
-        let ends_for_good =
-            self.machine.is_stopping() || super::handovers::is_sequential(&self.service);
-        let Some(path) = process.plan.service.state_file.clone() else {
+        let next = self.settings_in_force();
+        let one_at_a_time = super::handovers::is_sequential(next);
+        let Some(mut path) = process.plan.service.state_file.clone() else {
             return false;
         };
-        if !ends_for_good || process.native.custody != Custody::Owner {
+        if !one_at_a_time && !self.machine.is_stopping() {
             return false;
+        }
+        if one_at_a_time && let Some(other) = &next.state_file {
+            // Where the one that comes looks for it.
+            path.clone_from(other);
         }
         let generation = process.generation;
         self.give_snapshot_up(id, "the service is being stopped");
@@ -455,6 +453,18 @@ impl Runner {
         }
     }
 
+    /// A process whose state was to be kept cannot be told to save it.
+    pub(super) fn cannot_keep(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        if self.machine.is_stopping() && process.plan.service.state_file.is_some() {
+            let text = "the state was not saved: the program has closed its socket of the handover protocol";
+            self.note(Some(process.generation), EventKind::NotSaved, text);
+            self.unsaved.push(format!("{}: {text}", self.service.name));
+        }
+    }
+
     /// Lets a process take a saved state up, if there is one; says whether there is.
     pub(super) fn restore(&mut self, id: ProcessId) -> bool {
         let Some(process) = self.processes.get(&id) else {
@@ -475,7 +485,8 @@ impl Runner {
         let number = self.last_migration;
         let order = Order::Restore { migration: number };
         let told = process.order(&order, &[file.as_fd()]);
-        self.entrust(id, Custody::Restoring(number));
+        let ready = false;
+        self.entrust(id, Custody::Restoring { number, ready });
         self.look_no_longer(id);
         if let Err(error) = told {
             self.fail_with(id, cannot_restore(&path, &error.to_string()));
@@ -484,15 +495,18 @@ impl Runner {
     }
 
     /// A process that takes a saved state up has said something.
-    pub(super) fn restore_said(&mut self, id: ProcessId, number: u64, report: Report) {
-        let Some(process) = self.processes.get(&id) else {
+    pub(super) fn restore_said(&mut self, id: ProcessId, report: Report) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        let Custody::Restoring { number, ready } = process.native.custody else {
             return;
         };
         let Some(path) = process.plan.service.state_file.clone() else {
             return;
         };
         match report {
-            Report::Ready { entries, bytes, .. } => {
+            Report::Ready { entries, bytes, .. } if !ready => {
                 let order = Order::Commit {
                     migration: number,
                     alone: true,
@@ -503,12 +517,17 @@ impl Runner {
                     path.display(),
                     size(bytes)
                 );
-                self.note(Some(process.generation), EventKind::Restored, &text);
+                let ready = true;
+                process.native.custody = Custody::Restoring { number, ready };
+                let generation = Some(process.generation);
+                self.note(generation, EventKind::Restored, &text);
                 if let Err(error) = told {
                     self.fail_with(id, cannot_restore(&path, &error.to_string()));
                 }
             }
-            Report::Committed { .. } => {
+            Report::Committed { .. } if ready => {
+                process.native.restored = true;
+                process.native.custody = Custody::Owner;
                 // It must not come back with a later start.
                 if let Err(error) = state_file::mark_restored(&path) {
                     let (service, generation) = (&self.service.name, process.generation);
@@ -519,7 +538,6 @@ impl Runner {
                         "{path} was taken up and cannot be renamed ({error}); move it away, or the next start takes it up again"
                     );
                 }
-                self.entrust(id, Custody::Owner);
                 self.look_for_readiness(id);
             }
             Report::Reject { reason, .. } => {
