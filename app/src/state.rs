@@ -26,6 +26,8 @@ mod map;
 mod saving;
 mod store;
 mod taking;
+#[cfg(test)]
+mod testing;
 mod transaction;
 mod turn;
 
