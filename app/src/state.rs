@@ -20,11 +20,16 @@ mod error;
 mod gate;
 mod giving;
 mod keeper;
+mod keyed;
 mod link;
+mod map;
 mod saving;
 mod store;
 mod taking;
+#[cfg(test)]
+mod testing;
 mod transaction;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +52,10 @@ pub use convergence::IfItDoesNotConverge;
 pub use error::{StateError, StoreError, TakeError};
 use gate::Gate;
 use keeper::Keeper;
+pub use keyed::{Key, Value};
+pub use map::Map;
 use store::Store;
+pub use transaction::Transaction;
 
 use crate::{Drain, Inherited};
 
@@ -65,7 +73,8 @@ pub struct State {
 /// What all stores of a state share.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) gate: Gate,
+    /// Shared with the stores, which must not hold what holds them.
+    pub(crate) gate: Arc<Gate>,
     stores: RwLock<Vec<Arc<dyn Store>>>,
     /// The names of connections with a state of their own, with every version of it that can be read.
     sessions: RwLock<Vec<(String, Vec<SchemaRef>)>>,
@@ -146,7 +155,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             core: Arc::new(Core {
-                gate: Gate::new(),
+                gate: Arc::new(Gate::new()),
                 stores: RwLock::default(),
                 sessions: RwLock::default(),
             }),
