@@ -46,18 +46,20 @@ impl Demo {
 
     /// Adds one to a counter and gives the new value.
     async fn count(&self, key: String) -> Result<u64, Refusal> {
-        let full = self.stores.counters.len() >= COUNTERS_MAX;
-        let added = self.stores.counters.update(key, |entry| match entry {
-            Some(counter) => counter.add(1).ok_or_else(at_its_end),
-            None if full => Err(Refusal::Full(format!(
+        let counters = &self.stores.counters;
+        let add_one = |counter: &mut Counter| counter.add(1).ok_or_else(at_its_end);
+        let existing = |entry: &mut Option<Counter>| entry.as_mut().map(add_one);
+        if let Some(added) = counters.update(key.clone(), existing).await? {
+            return added;
+        }
+        // Only a new one asks how many there are.
+        if counters.len().await? >= COUNTERS_MAX {
+            return Err(Refusal::Full(format!(
                 "there are {COUNTERS_MAX} counters already; use one of them"
-            ))),
-            None => entry
-                .insert(Counter::default())
-                .add(1)
-                .ok_or_else(at_its_end),
-        });
-        added.await?
+            )));
+        }
+        let new = |entry: &mut Option<Counter>| add_one(entry.get_or_insert_default());
+        counters.update(key, new).await?
     }
 }
 

@@ -85,7 +85,7 @@ impl Demo {
         let from = transaction.get(accounts, &wanted.from).await?;
         let to = transaction.get(accounts, &wanted.to).await?;
         let fresh = u64::from(from.is_none()) + u64::from(to.is_none());
-        if fresh > 0 && accounts.len() + fresh > ACCOUNTS_MAX {
+        if fresh > 0 && accounts.len().await? + fresh > ACCOUNTS_MAX {
             return Err(Refusal::Full(format!(
                 "there are {ACCOUNTS_MAX} accounts already; use two of them"
             )));

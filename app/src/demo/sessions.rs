@@ -37,7 +37,7 @@ impl Demo {
     {
         let Opening { user } = body::read(body, r#"{"user":"ann"}"#).await?;
         check("user", &user)?;
-        if self.stores.sessions.len() >= SESSIONS_MAX {
+        if self.stores.sessions.len().await? >= SESSIONS_MAX {
             return Err(Refusal::Full(format!(
                 "there are {SESSIONS_MAX} sessions already; use one of them"
             )));

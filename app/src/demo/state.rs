@@ -31,12 +31,12 @@ impl Stores {
     pub(super) fn new() -> Self {
         let state = State::new();
         Self {
-            identity: state.cell("identity", Identity::default()),
-            counters: state.map("counters"),
-            sessions: state.map("sessions"),
-            accounts: state.map("accounts"),
-            transactions: state.map("transactions"),
-            filling: state.map("filling"),
+            identity: Cell::new(&state, "identity", Identity::default()),
+            counters: Map::new(&state, "counters"),
+            sessions: Map::new(&state, "sessions"),
+            accounts: Map::new(&state, "accounts"),
+            transactions: Map::new(&state, "transactions"),
+            filling: Map::new(&state, "filling"),
             state,
         }
     }

@@ -26,7 +26,7 @@ use crate::release::{Add, Pending};
 const ADDS_MAX: usize = 64;
 
 /// The most that one addition adds.
-const ADD_MAX: u32 = 1_000_000;
+const ADD_MAX: u32 = 1_000_000_000;
 
 #[derive(Debug, Deserialize)]
 struct Addition {
@@ -62,7 +62,7 @@ pub(super) enum Step {
 
 impl Demo {
     pub(super) async fn begin(&self) -> Result<Answer, Refusal> {
-        if self.stores.transactions.len() >= TRANSACTIONS_MAX {
+        if self.stores.transactions.len().await? >= TRANSACTIONS_MAX {
             return Err(Refusal::Full(format!(
                 "there are {TRANSACTIONS_MAX} open transactions already; commit or abort one"
             )));
@@ -138,7 +138,7 @@ impl Demo {
         for add in pending.ok_or_else(not_open)?.adds() {
             // A key that was added to before is seen as it will be.
             let counter = transaction.get(&stores.counters, &add.key).await?;
-            if counter.is_none() && stores.counters.len() >= COUNTERS_MAX {
+            if counter.is_none() && stores.counters.len().await? >= COUNTERS_MAX {
                 return Err(Refusal::Full(format!(
                     "there are {COUNTERS_MAX} counters already; abort, and use one of them"
                 )));
