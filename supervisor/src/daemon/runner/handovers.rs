@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::migrations::Moved;
 use super::{Runner, Waiter, What, policy};
-use crate::config::service::Service;
+use crate::config::service::{Service, Strategy};
 use crate::control::protocol::{EventKind, Outcome as Told, Report};
 use crate::core::backoff;
 use crate::core::generation::Phase;
@@ -19,7 +20,9 @@ use crate::core::service::{self as machine, Event, Finish, Generation, Kind, Out
 use crate::daemon::family::Family;
 use crate::daemon::input::{Input, ServiceInput};
 use crate::daemon::listeners::{self, CannotListen, Listener, Set};
+use crate::daemon::memory::{self, TooLittle};
 use crate::daemon::plan::{self, Plan, Unusable};
+use crate::daemon::process::{Custody, Process};
 use crate::daemon::readiness;
 use crate::daemon::timer::Timer;
 
@@ -49,6 +52,8 @@ pub(crate) struct Active {
     flags: Vec<(Arc<Listener>, bool)>,
     /// When the first process of before was told to go.
     pub(super) first_retired: Option<Instant>,
+    /// What the handovers of state within it came to.
+    moved: Moved,
 }
 
 /// A handover that has committed: its report waits until no new connection reaches the programs it
@@ -115,6 +120,8 @@ pub(super) fn unbegun(service: &Service, reason: &str) -> Report {
         reason: Some(reason.to_owned()),
         total_ms: 0.0,
         pause_ms: 0.0,
+        stall_ms: 0.0,
+        entries: 0,
         snapshot_bytes: 0,
         delta_rounds: 0,
         connections_moved: 0,
@@ -135,7 +142,7 @@ impl Runner {
         command: Option<Vec<String>>,
         waiter: Option<Waiter>,
     ) -> Result<(), Declined> {
-        if self.machine.is_stopping() {
+        if self.machine.is_stopping() || self.stop_wanted {
             return Err(Declined::Stopping);
         }
         if what == What::Rollback && self.machine.rollback_target().is_none() && !self.is_busy() {
@@ -173,7 +180,7 @@ impl Runner {
     ///
     /// [`Declined`], as [`request`](Self::request) would.
     pub(crate) fn would_take(&self, what: What) -> Result<(), Declined> {
-        if self.machine.is_stopping() {
+        if self.machine.is_stopping() || self.stop_wanted {
             return Err(Declined::Stopping);
         }
         let merges = self.jobs.back().is_some_and(|last| last.takes(what));
@@ -240,7 +247,7 @@ impl Runner {
                 self.drive(Event::Start(plan));
                 return;
             }
-            What::DryRun if service.strategy == crate::config::service::Strategy::Sequential => {
+            What::DryRun if service.strategy == Strategy::Sequential => {
                 return self.rehearsed_without_starting(job);
             }
             What::DryRun => Kind::DryRun,
@@ -263,6 +270,9 @@ impl Runner {
 
     /// Hands what was looked up and bound to the machine.
     fn begin(&mut self, job: Job, kind: Kind, plan: PlanId, service: Service, listeners: Set) {
+        if let Err(error) = self.has_memory_for(&service) {
+            return self.fail(job, &error.to_string());
+        }
         let policy = policy(&service);
         self.active = Some(Active {
             job,
@@ -271,8 +281,46 @@ impl Runner {
             listeners,
             flags: self.flags(),
             first_retired: None,
+            moved: Moved::default(),
         });
         self.drive(Event::Handover(machine::Job { kind, plan, policy }));
+    }
+
+    /// Whether a second copy of what the native processes hold would fit: they are replaced one at a
+    /// time, so the largest counts.
+    fn has_memory_for(&self, service: &Service) -> Result<(), TooLittle> {
+        let moves = match service.strategy {
+            Strategy::Auto | Strategy::Handover => service.memory_check,
+            Strategy::Overlap | Strategy::Sequential => false,
+        };
+        let owners = self.processes.values().filter(|process| {
+            process.phase == Phase::Serving && process.native.custody == Custody::Owner
+        });
+        let source = memory::Source::default();
+        for pid in owners.filter_map(Process::pid).filter(|_| moves) {
+            memory::check(&source, pid)?;
+        }
+        Ok(())
+    }
+
+    /// What the handovers of state come to of the handover to this plan.
+    pub(super) fn moved(&mut self, plan: PlanId) -> Option<&mut Moved> {
+        let active = self.active.as_mut().filter(|active| active.plan == plan);
+        active.map(|active| &mut active.moved)
+    }
+
+    /// The handover that is about to commit is known to be undone: whoever waits for it waits for that.
+    pub(super) fn expect_undoing(&mut self) {
+        let waiters = self.active.iter_mut().flat_map(|one| &mut one.job.waiters);
+        for waiter in waiters {
+            waiter.until_proven = true;
+        }
+    }
+
+    /// The settings that hold, or are to hold once the handover that runs has committed.
+    pub(super) fn settings_in_force(&self) -> &Service {
+        let active = self.active.as_ref();
+        active.map_or(&self.service, |active| &active.service)
     }
 
     /// Which sockets make calls wait.
@@ -363,11 +411,15 @@ impl Runner {
                 .first_retired
                 .filter(|_| is_sequential(&active.service))
         });
-        let strategy = strategy_word(
-            active
-                .as_ref()
-                .map_or(&self.service, |active| &active.service),
-        );
+        let moved = active
+            .as_ref()
+            .map(|active| active.moved)
+            .unwrap_or_default();
+        let strategy = match &active {
+            Some(_) if moved.begun => "handover",
+            Some(active) => strategy_word(&active.service),
+            None => strategy_word(&self.service),
+        };
         let report = Report {
             service: self.service.name.clone(),
             from: finish.from,
@@ -376,9 +428,13 @@ impl Runner {
             outcome: told,
             reason,
             total_ms: milliseconds(now.duration_since(asked)),
-            pause_ms: paused.map_or(0.0, |since| milliseconds(now.duration_since(since))),
-            snapshot_bytes: 0,
-            delta_rounds: 0,
+            pause_ms: paused.map_or(moved.pause_ms, |since| {
+                milliseconds(now.duration_since(since))
+            }),
+            stall_ms: moved.stall_ms,
+            entries: moved.entries,
+            snapshot_bytes: moved.bytes,
+            delta_rounds: moved.rounds,
             connections_moved: 0,
             stderr: stderr.unwrap_or_default(),
         };
@@ -638,7 +694,7 @@ impl What {
     }
 }
 
-fn is_sequential(service: &Service) -> bool {
+pub(super) fn is_sequential(service: &Service) -> bool {
     policy(service).strategy == machine::Strategy::Sequential
 }
 

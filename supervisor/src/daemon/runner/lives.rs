@@ -1,4 +1,4 @@
-//! The processes of one service: starting them, what they say, how they end.
+//! The processes of one service: how they live and end.
 //!
 //! Owns carrying the table of `core::generation` out: signals, deadlines, the watchdog, and the
 //! commands that test readiness.
@@ -16,9 +16,11 @@ use crate::config::service::Ready;
 use crate::control::protocol::EventKind;
 use crate::core::generation::{self, Event as Life, Patience, Phase};
 use crate::core::service::{Event, ProcessId};
+use crate::core::transfer;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
+use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::output;
-use crate::daemon::process::{self, Process};
+use crate::daemon::process::{self, Custody, Process};
 use crate::daemon::readiness::Seen;
 
 /// What a process that never served, or left others behind, gets to end; its drain timeout if that
@@ -30,6 +32,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// A process that has served this long has not failed at starting.
 const LONG_LIFE: Duration = Duration::from_secs(10);
+
+/// How soon it is looked again whether a dead process's last words have been read.
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// So many failures are remembered for a report.
 const KEPT_FAILURES: usize = 32;
@@ -59,12 +64,17 @@ impl Runner {
             return false;
         };
         let how = process::describe(status);
+        let custody = process.native.custody;
+        let receiving = matches!(custody, Custody::Receiving | Custody::Dismissed);
         // A reason known by now is the cause; this is its effect.
         let served = process.phase == Phase::Serving;
         process.reason.get_or_insert_with(|| match (served, status) {
             (false, WaitStatus::Exited(_, 0)) => format!(
                 "the new program {how} before it was ready (does it go into the background? it must stay in the foreground)"
             ),
+            (false, _) if receiving => {
+                format!("the new program {how} while it took the state over")
+            }
             (false, _) => format!("the new program {how} before it was ready"),
             (true, _) => format!("the program {how}"),
         });
@@ -73,7 +83,7 @@ impl Runner {
         }
         // What it left behind may look ready; it is not what was started.
         process.deadlines.readiness = None;
-        let id = process.id;
+        let (id, deaf) = (process.id, process.native.deaf);
         if let Some(output) = &mut process.output {
             let tail = output.tail();
             let inputs = self.context.inputs.clone();
@@ -84,6 +94,9 @@ impl Runner {
                 // The queue is closed only when the supervisor ends.
                 let _ended = inputs.send(Input::Service(service, input)).await;
             }));
+        }
+        if deaf {
+            self.heard_its_death(id);
         }
         true
     }
@@ -107,6 +120,9 @@ impl Runner {
         match input {
             ProcessInput::Life(event) => {
                 if event == Life::NotReadyInTime {
+                    if self.transfer_timed_out(id) {
+                        return;
+                    }
                     self.explain_lateness(id);
                 }
                 self.feed(id, event);
@@ -118,18 +134,35 @@ impl Runner {
                 self.fail_with(id, text.to_owned());
             }
             ProcessInput::Notified(message) => self.notified(id, message),
+            ProcessInput::Reported(report) => self.reported(id, report),
+            ProcessInput::Garbled(what) => self.garbled(id, &what),
+            ProcessInput::Deaf => self.deafened(id),
+            ProcessInput::StillDeaf => self.lives_deaf(id),
+            ProcessInput::StepOver(number) => self.step_over(id, number),
             ProcessInput::TryAgain => {
                 let mut events = VecDeque::new();
                 self.execute_again(id, &mut events);
                 self.drive_all(events);
             }
             ProcessInput::TestAgain => self.start_ready_command(id),
+            ProcessInput::OutputOver if self.has_more_to_say(id) => {
+                let input = ServiceInput::Process(id, ProcessInput::OutputOver);
+                let again = self.timer(LISTEN_AGAIN_AFTER, input);
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.deadlines.deaf = Some(again);
+                }
+            }
             ProcessInput::OutputOver => {
                 if let Some(process) = self.processes.get_mut(&id) {
                     process.output_over = true;
                 }
-                self.feed(id, Life::Exited);
-                self.check_for_empty();
+                self.heard_its_death(id);
+                self.ended_saving(id);
+                // As long as it is open whether it owned a state, so is what its death means.
+                if !self.migrations.contains_key(&id) {
+                    self.feed(id, Life::Exited);
+                    self.check_for_empty();
+                }
             }
             ProcessInput::Proved => self.drive(Event::Proved(id)),
             ProcessInput::Settled => self.drive(Event::Settled(id)),
@@ -139,13 +172,26 @@ impl Runner {
         }
     }
 
+    /// Whether a dead process's last words are still to come: its socket is closed, and its end has not
+    /// been read.
+    fn has_more_to_say(&self, id: ProcessId) -> bool {
+        let native = self.processes.get(&id).map(|process| &process.native);
+        native.is_some_and(|native| {
+            let socket = native.socket.as_ref();
+            !native.deaf && socket.is_some_and(NativeSocket::is_closed)
+        })
+    }
+
     /// It is ready, by its word or by sight; unless it has ended meanwhile.
     pub(super) fn is_ready(&mut self, id: ProcessId) {
         let family = self
             .processes
             .get(&id)
             .and_then(|process| process.family.as_ref());
-        if family.is_some_and(|family| !family.main_is_reaped) {
+        if family.is_some_and(|family| !family.main_is_reaped)
+            && self.may_become_ready(id)
+            && self.plain_may_follow(id)
+        {
             self.feed(id, Life::Ready);
         }
     }
@@ -156,6 +202,12 @@ impl Runner {
         };
         let limit = process.plan.service.ready_timeout;
         let missing = match &process.plan.service.ready {
+            _any if matches!(process.native.custody, Custody::Restoring { .. }) => {
+                "it has not taken the saved state up"
+            }
+            _any if process.native.custody == Custody::Waiting => {
+                "the state it is to take up was not in its place"
+            }
             Ready::Auto => "it neither said READY=1 nor waited on a listener",
             Ready::Notify => "it did not say READY=1",
             Ready::After(_) => "it was to live longer than ready_timeout allows",
@@ -209,6 +261,10 @@ impl Runner {
         }
         if before == Phase::Starting && phase != Phase::Starting {
             self.end_ready_command(id);
+            if event != Life::Ready && self.migrations.contains_key(&id) {
+                let why = "the new process is not wanted any more".to_owned();
+                self.transfer(id, transfer::Event::Cancel, Some(why));
+            }
         }
         for action in actions {
             self.live(id, event, *action, events);
@@ -240,11 +296,7 @@ impl Runner {
         let stop_signal = process.plan.service.stop_signal;
         match action {
             generation::Action::Tell => {
-                process.tell(stop_signal.0);
-                if process.family.is_some() {
-                    let text = format!("told to finish and end ({stop_signal})");
-                    self.note(generation, EventKind::Draining, &text);
-                }
+                self.tell_to_end(id, event);
             }
             generation::Action::TellRest => process.tell_all(stop_signal.0),
             generation::Action::Kill => {
@@ -264,6 +316,48 @@ impl Runner {
                 self.allow_to_drain(id, limit);
             }
             generation::Action::Report(report) => self.report_of(id, report, events),
+        }
+    }
+
+    /// Tells a process to finish and end: one that has given its state away by an order, one whose state
+    /// is to be kept as well, any other by its signal.
+    fn tell_to_end(&mut self, id: ProcessId, event: Life) {
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        let (custody, deaf) = (process.native.custody, process.native.deaf);
+        let native = process.native.hello.is_some();
+        match custody {
+            Custody::Yielded => self.retire(id),
+            // Before it knows, it would take the order for the end of the migration.
+            Custody::Parting { number, .. } if !deaf => {
+                let retire = true;
+                self.entrust(id, Custody::Parting { number, retire });
+            }
+            Custody::Owner if event == Life::Retire && self.stop_and_keep(id) => {}
+            Custody::Unasked if event == Life::Retire && native => {
+                self.cannot_keep(id);
+                self.stop_by_signal(id);
+            }
+            Custody::Owner
+            | Custody::Unasked
+            | Custody::Waiting
+            | Custody::Receiving
+            | Custody::Restoring { .. }
+            | Custody::Dismissed
+            | Custody::Parting { .. } => self.stop_by_signal(id),
+        }
+    }
+
+    pub(super) fn stop_by_signal(&self, id: ProcessId) {
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        let stop_signal = process.plan.service.stop_signal;
+        process.tell(stop_signal.0);
+        if process.family.is_some() {
+            let text = format!("told to finish and end ({stop_signal})");
+            self.note(Some(process.generation), EventKind::Draining, &text);
         }
     }
 
