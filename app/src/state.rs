@@ -20,11 +20,14 @@ mod error;
 mod gate;
 mod giving;
 mod keeper;
+mod keyed;
 mod link;
+mod map;
 mod saving;
 mod store;
 mod taking;
 mod transaction;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -42,7 +45,10 @@ pub use convergence::IfItDoesNotConverge;
 pub use error::{StateError, StoreError, TakeError};
 use gate::Gate;
 use keeper::Keeper;
+pub use keyed::{Key, Value};
+pub use map::Map;
 use store::Store;
+pub use transaction::Transaction;
 
 use crate::{Drain, Inherited};
 
@@ -57,7 +63,8 @@ pub struct State {
 /// What all stores of a state share.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) gate: Gate,
+    /// Shared with the stores, which must not hold what holds them.
+    pub(crate) gate: Arc<Gate>,
     stores: RwLock<Vec<Arc<dyn Store>>>,
 }
 
@@ -136,7 +143,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             core: Arc::new(Core {
-                gate: Gate::new(),
+                gate: Arc::new(Gate::new()),
                 stores: RwLock::default(),
             }),
         }

@@ -124,12 +124,12 @@ async fn serve(
         .state
         .take_over(inherited, &drain, Tenure::new(APP, VERSION))
         .await?;
-    let before = stores.identity.get().await?;
     let own = Identity {
         version: VERSION.to_owned(),
         generation,
     };
-    stores.identity.set(own).await?;
+    let before = stores.identity.insert("last".to_owned(), own).await?;
+    let before = before.unwrap_or_default();
     match origin {
         Origin::Fresh => {}
         Origin::Saved => tracing::info!("the state was saved by generation {}", before.generation),
