@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 mod support;
+#[path = "../src/demo/schema/v1.rs"]
+mod v1;
 
 use std::{
     io::Seek,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
@@ -104,10 +106,7 @@ fn all_that_an_app_holds_is_there_in_the_next_generation() {
     assert_eq!(get(address, "/ledger"), ledger);
     post(address, &add, r#"{"key":"b","n":1}"#);
     let commit = format!("/transactions/{id}/commit");
-    assert_eq!(
-        post(address, &commit, ""),
-        r#"{"counters":{"a":7,"b":1}}"#
-    );
+    assert_eq!(post(address, &commit, ""), r#"{"counters":{"a":7,"b":1}}"#);
     drop(second);
 }
 
@@ -173,7 +172,11 @@ fn a_slow_request_straddles(from: Version, to: Version) {
         get(address, "/version");
     }
     let (second, old) = first.hand_over(&listener, &start(to, 2));
-    assert_eq!(get(address, "/counters/s"), "1", "the handover was too slow");
+    assert_eq!(
+        get(address, "/counters/s"),
+        "1",
+        "the handover was too slow"
+    );
     post(address, "/counters/s", "");
     assert_eq!(slow.answer().unwrap().body, "value=3 generation=1");
     assert_eq!(get(address, "/counters/s"), "3");
@@ -261,27 +264,52 @@ struct Counter {
     count: i64,
 }
 
-/// Not a test but a program: what a careless developer deploys. Its exit status is all it leaves.
+/// Not a test but a program: what a careless developer deploys, with all the stores or only one.
 #[test]
 #[ignore = "it is a program that other tests start"]
 fn careless_program() {
-    if std::env::var_os(PROGRAM).is_none() {
+    let Ok(stores) = std::env::var(PROGRAM) else {
         return;
-    }
+    };
     let mut inherited = Inherited::from_env().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let taken = runtime.block_on(async {
         let state = State::new();
         let _counters: Map<String, Counter> = Map::new(&state, "counters");
+        if stores == "all" {
+            let _: Map<String, v1::Identity> = Map::new(&state, "identity");
+            let _: Map<String, v1::Session> = Map::new(&state, "sessions");
+            let _: Map<String, v1::Account> = Map::new(&state, "accounts");
+            let _: Map<String, v1::Pending> = Map::new(&state, "transactions");
+            let _: Map<u64, v1::Filling> = Map::new(&state, "filling");
+        }
         let drain = Drain::new(Duration::from_secs(1));
-        state
-            .take_over(&mut inherited, &drain, Tenure::new("careless", "1.0.1"))
-            .await
+        let tenure = Tenure::new("careless", "1.0.1");
+        state.take_over(&mut inherited, &drain, tenure).await
     });
-    let error = taken.unwrap_err();
-    eprintln!("careless: {error}");
+    eprintln!("careless: {}", taken.unwrap_err());
     #[expect(clippy::exit, reason = "the harness would make it another status")]
     std::process::exit(1);
+}
+
+/// Hands over to the careless program, which must fail; the reason.
+fn refused_by_careless(first: &Native, listener: &TcpListener, prelude: &str) -> String {
+    let careless = Start {
+        generation: 2,
+        program: Some(std::env::current_exe().unwrap()),
+        arguments: &["--ignored", "--exact", "careless_program", "--nocapture"],
+        prelude,
+        ..Start::default()
+    };
+    let next = Native::start(listener, &careless);
+    let reason = first.migrate(&next, Purpose::Handover).unwrap_err();
+    let (status, stderr) = next.generation.wait();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("careless: the state was not taken over"),
+        "{stderr}"
+    );
+    reason
 }
 
 #[test]
@@ -291,23 +319,31 @@ fn a_type_that_was_changed_in_place_is_refused_with_what_differs() {
     let first = Native::first(&listener, &start(Version::One, 1));
     post(address, "/counters/a", "");
     let version = get(address, "/version");
-    let careless = Start {
-        generation: 2,
-        program: Some(std::env::current_exe().unwrap()),
-        arguments: &["--ignored", "--exact", "careless_program", "--nocapture"],
-        prelude: "export HEIRLOOM_TEST_IS_PROGRAM=1;",
-        ..Start::default()
-    };
-    let next = Native::start(&listener, &careless);
-    let reason = first.migrate(&next, Purpose::Handover).unwrap_err();
-    for part in ["counter@1 is not the same type in both programs", "count", "value"] {
+    let reason = refused_by_careless(&first, &listener, "export HEIRLOOM_TEST_IS_PROGRAM=all;");
+    for part in [
+        "counters: counter@1 is not the same type in both programs: ",
+        "`count`",
+        "`value`",
+        "give the changed type a version of its own",
+    ] {
         assert!(reason.contains(part), "{reason}");
     }
-    let (status, stderr) = next.generation.wait();
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("counter@1"), "{stderr}");
     assert_eq!(get(address, "/version"), version);
     assert_eq!(post(address, "/counters/a", ""), "2");
+}
+
+#[test]
+fn a_program_that_forgot_a_store_is_refused() {
+    let listener = tcp_listener();
+    let address = listener.local_addr().unwrap();
+    let first = Native::first(&listener, &start(Version::One, 1));
+    let token = open_session(address, "ann");
+    let reason = refused_by_careless(&first, &listener, "export HEIRLOOM_TEST_IS_PROGRAM=one;");
+    assert!(
+        reason.contains("which this program does not know, so it would be lost"),
+        "{reason}"
+    );
+    get(address, &format!("/sessions/{token}"));
 }
 
 /// Stops one version and starts another with what was saved.

@@ -7,7 +7,10 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 #[path = "../src/demo/schema/v2.rs"]
-#[allow(unused_imports, reason = "the service uses what stayed as it was by way of version 2")]
+#[allow(
+    unused_imports,
+    reason = "the service uses what stayed as it was by way of version 2"
+)]
 mod v2;
 
 use std::{fmt::Debug, fs, path::PathBuf};

@@ -57,6 +57,9 @@ mod tests {
         let fits = format!("7{}", " ".repeat(BYTES_MAX - 1));
         assert!(matches!(of(fits.clone()).await, Ok(7)));
         let large = of(fits + " ").await;
-        assert!(matches!(large, Err(Refusal::TooLarge(BYTES_MAX))), "{large:?}");
+        assert!(
+            matches!(large, Err(Refusal::TooLarge(BYTES_MAX))),
+            "{large:?}"
+        );
     }
 }

@@ -11,7 +11,8 @@ const KEY_BYTES_MAX: usize = 128;
 /// The error says what a key may be.
 pub(super) fn key(encoded: &str) -> Result<String, String> {
     let key = decode(encoded, Plus::Kept).filter(|key| is_fine(key));
-    key.map(Cow::into_owned).ok_or_else(|| what_is_fine("a key"))
+    key.map(Cow::into_owned)
+        .ok_or_else(|| what_is_fine("a key"))
 }
 
 /// Checks a name that came in a body. `what` it is stands in the error.
@@ -108,7 +109,11 @@ mod tests {
             assert!(key(bad).is_err(), "{bad}");
         }
         assert_eq!(check("user", "a%41"), Ok(()));
-        assert!(check("user", "a\n").unwrap_err().starts_with("user is 1 to 128"));
+        assert!(
+            check("user", "a\n")
+                .unwrap_err()
+                .starts_with("user is 1 to 128")
+        );
     }
 
     #[test]

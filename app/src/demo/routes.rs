@@ -200,9 +200,8 @@ mod tests {
     #[tokio::test]
     async fn it_says_who_it_is_and_who_was_before() {
         let demo = demo();
-        let hello = format!(
-            "hello, version={VERSION}, generation=7, oldversion=0.9.0, oldgeneration=6"
-        );
+        let hello =
+            format!("hello, version={VERSION}, generation=7, oldversion=0.9.0, oldgeneration=6");
         assert_eq!(get(&demo, "/hello").await, (200, hello));
         let pid = process::id();
         assert_eq!(
@@ -252,7 +251,10 @@ mod tests {
             let (status, body) = get(&demo, &format!("/sessions/{token}")).await;
             assert_eq!(status, 200);
             let json: serde_json::Value = serde_json::from_str(&body).unwrap();
-            assert_eq!((json["user"].as_str(), json["visits"].as_u64()), (Some("ann"), Some(visits)));
+            assert_eq!(
+                (json["user"].as_str(), json["visits"].as_u64()),
+                (Some("ann"), Some(visits))
+            );
         }
         for missing in ["x", &"0".repeat(32)] {
             assert_eq!(get(&demo, &format!("/sessions/{missing}")).await.0, 404);
@@ -267,9 +269,8 @@ mod tests {
         let demo = demo();
         let ledger = |accounts, transfers| {
             let total = accounts * 1000;
-            let text = format!(
-                r#"{{"accounts":{accounts},"total":{total},"transfers":{transfers}}}"#
-            );
+            let text =
+                format!(r#"{{"accounts":{accounts},"total":{total},"transfers":{transfers}}}"#);
             (200, text)
         };
         assert_eq!(get(&demo, "/ledger").await, ledger(0, 0));
@@ -284,7 +285,11 @@ mod tests {
         let back = post(&demo, "/transfers", &transfer("b", "c", 2000)).await;
         assert_eq!(back.0, 201);
         assert_eq!(get(&demo, "/ledger").await, ledger(3, 2));
-        for bad in [transfer("a", "a", 1), transfer("a", "b", 0), transfer("a", "b", -1)] {
+        for bad in [
+            transfer("a", "a", 1),
+            transfer("a", "b", 0),
+            transfer("a", "b", -1),
+        ] {
             assert_eq!(post(&demo, "/transfers", &bad).await.0, 400, "{bad}");
         }
         assert_eq!(get(&demo, "/ledger").await, ledger(3, 2));
@@ -306,10 +311,7 @@ mod tests {
         }
         assert_eq!(get(&demo, "/counters/k").await.1, "0");
         let committed = post(&demo, &on("commit"), "").await;
-        assert_eq!(
-            committed,
-            (200, r#"{"counters":{"k":7,"l":3}}"#.to_owned())
-        );
+        assert_eq!(committed, (200, r#"{"counters":{"k":7,"l":3}}"#.to_owned()));
         assert_eq!(get(&demo, "/counters/k").await.1, "7");
         for step in ["commit", "abort"] {
             assert_eq!(post(&demo, &on(step), "").await.0, 404);
@@ -334,10 +336,18 @@ mod tests {
     async fn limits_are_told() {
         let demo = demo();
         for (method, target, part) in [
-            (Method::GET, "/slow?ms=600001", "ms is a number from 0 to 600000"),
+            (
+                Method::GET,
+                "/slow?ms=600001",
+                "ms is a number from 0 to 600000",
+            ),
             (Method::GET, "/slow?ms=fast", "ms is a number"),
             (Method::POST, "/fill", "entries is a number"),
-            (Method::POST, "/fill?entries=1&bytes=65537", "bytes is a number"),
+            (
+                Method::POST,
+                "/fill?entries=1&bytes=65537",
+                "bytes is a number",
+            ),
             (
                 Method::POST,
                 "/fill?entries=10000000&bytes=65536",
@@ -370,7 +380,10 @@ mod tests {
         assert_eq!(status, 404);
         assert!(text.contains("/nowhere") && text.contains("/counters/KEY"));
         let (status, text) = send(&demo, Method::DELETE, "/counters/a", "").await;
-        assert_eq!((status, text.as_str()), (405, "this path takes GET, HEAD, POST"));
+        assert_eq!(
+            (status, text.as_str()),
+            (405, "this path takes GET, HEAD, POST")
+        );
         for (method, target) in [
             (Method::HEAD, "/slow?ms=1"),
             (Method::HEAD, "/sessions/x"),

@@ -53,9 +53,10 @@ impl Demo {
         if !token::is_one(token) {
             return Err(nobodys());
         }
-        let visited = self.stores.sessions.update(token.to_owned(), |entry| {
-            entry.as_mut().map(Session::visit)
-        });
+        let visited = self
+            .stores
+            .sessions
+            .update(token.to_owned(), |entry| entry.as_mut().map(Session::visit));
         let answer = visited.await?.ok_or_else(nobodys)?;
         Ok(json(StatusCode::OK, &answer))
     }

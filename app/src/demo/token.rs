@@ -8,8 +8,9 @@ const BYTES: usize = 16;
 /// A new token: 32 hexadecimal digits.
 pub(super) fn new() -> Result<String, Refusal> {
     let mut bytes = [0_u8; BYTES];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Refusal::Unavailable(format!("the system gave no random bytes: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Refusal::Unavailable(format!("the system gave no random bytes: {error}"))
+    })?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 

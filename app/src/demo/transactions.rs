@@ -68,7 +68,10 @@ impl Demo {
             )));
         }
         let id = token::new()?;
-        let open = self.stores.transactions.insert(id.clone(), Pending::default());
+        let open = self
+            .stores
+            .transactions
+            .insert(id.clone(), Pending::default());
         open.await?;
         Ok(json(StatusCode::CREATED, &Begun { id }))
     }

@@ -188,6 +188,10 @@ impl Native {
                 Heard::New(Report::Ready { .. }) => ready = true,
                 Heard::Old(Report::Failed { reason, .. } | Report::Thawed { reason, .. })
                 | Heard::New(Report::Reject { reason, .. }) => {
+                    // Which of two that wait was said first is not to be seen from here.
+                    let others = [self.failure(), next.failure()].into_iter().flatten();
+                    let reasons: Vec<String> = [reason].into_iter().chain(others).collect();
+                    let reason = reasons.join("; and: ");
                     let abort = Order::Abort {
                         migration,
                         reason: reason.clone(),
@@ -223,6 +227,19 @@ impl Native {
         Ok(())
     }
 
+    /// A reason for a failure that it has given already.
+    fn failure(&self) -> Option<String> {
+        if self.is_silent() {
+            return None;
+        }
+        match self.receive()? {
+            Report::Failed { reason, .. }
+            | Report::Thawed { reason, .. }
+            | Report::Reject { reason, .. } => Some(reason),
+            other => panic!("{other:?} is out of turn"),
+        }
+    }
+
     /// Whoever has ended already cannot be told.
     fn abort(&self, abort: &Order) {
         let _gone = fds::send(&self.socket, &abort.to_bytes(), &[] as &[OwnedFd]);
@@ -237,7 +254,10 @@ impl Native {
                 sockets.push(PollFd::new(next.socket.as_fd(), PollFlags::POLLIN));
             }
             let limit = PollTimeout::try_from(PATIENCE).unwrap();
-            assert!(poll(&mut sockets, limit).unwrap() > 0, "nobody says anything");
+            assert!(
+                poll(&mut sockets, limit).unwrap() > 0,
+                "nobody says anything"
+            );
             let old_speaks = sockets[0].any() == Some(true);
             let new_speaks = sockets.get(1).is_some_and(|one| one.any() == Some(true));
             // The new one's reason comes first, for it says more than that the old one lost its reader.

@@ -59,11 +59,7 @@ impl Step for Session {
     /// `opened_in`.
     type Attic = u64;
 
-    fn up(
-        older: v1::Session,
-        opened_in: Option<u64>,
-        _: &mut Context,
-    ) -> Result<Self, StepError> {
+    fn up(older: v1::Session, opened_in: Option<u64>, _: &mut Context) -> Result<Self, StepError> {
         Ok(Self {
             name: older.user,
             visits: older.visits,
