@@ -40,14 +40,17 @@
 //!
 //! The library never changes the process's environment and starts no thread.
 
+mod accept;
 mod drain;
 pub mod http;
 mod inherit;
 mod moving;
 mod notify;
+pub mod session;
 pub mod state;
 mod stream;
 mod sys;
+pub mod websocket;
 
 pub use drain::{Begun, Drain, Outcome};
 pub use inherit::{InheritError, Inherited, Listener};

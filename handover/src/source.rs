@@ -197,7 +197,9 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
         },
         State::Resolving => match event {
             Event::Send => (State::Resolving, &[Refuse]),
-            Event::ResolvedOurs => (State::Serving, &[Thaw, TellThawed, EndCopy]),
+            // Said before anybody is answered: a supervisor that finds this generation dead, and no word
+            // of a thaw, knows that the copy is not out of date.
+            Event::ResolvedOurs => (State::Serving, &[TellThawed, Thaw, EndCopy]),
             Event::ResolvedTheirs => (State::Yielded, &[EndCopy, Yield, TellYielded]),
             Event::Converged
             | Event::Freeze
@@ -319,7 +321,7 @@ mod tests {
         (
             State::Resolving,
             [
-                "R:r", ".", ".", ".", ".", ".", ".", ".", ".", ".", "S:tae", "Y:eyw", ".", ".",
+                "R:r", ".", ".", ".", ".", ".", ".", ".", ".", ".", "S:ate", "Y:eyw", ".", ".",
             ],
         ),
         (

@@ -11,6 +11,8 @@ mod serving;
 mod shard;
 mod staged;
 mod taking;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,

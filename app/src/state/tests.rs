@@ -22,8 +22,15 @@ use tokio::{
     time::timeout,
 };
 
+use futures_util::{SinkExt, StreamExt};
+use heirloom_state_codec::{self as heirloom_state_codec, State as State_};
+
 use super::{Origin, State, TakeOverError, Tenure};
-use crate::{Drain, Listener, http};
+use crate::{
+    Drain, Listener, http,
+    session::{Leaving, Served, Sessions},
+    websocket::{Message, WebSocket},
+};
 
 /// Nothing a test waits for takes longer on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -328,4 +335,136 @@ async fn a_handover_that_is_called_off_leaves_everything_as_it_was() {
     new.order(&commit, &[]);
     let error = new.gives_up().await.to_string();
     assert!(error.contains("taken the state back"), "{error}");
+}
+
+/// The state of a session: how many messages it has had.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, State_)]
+#[state(name = "session", version = 1, oldest)]
+struct Talk {
+    count: u64,
+}
+
+/// Answers each line, and each text of a WebSocket, with its number and the generation's name.
+fn talk(owner: &Owner, sessions: Sessions<Talk>, name: &'static str) -> Served<Talk> {
+    sessions.serve(&owner.drain, move |mut session, mut leave| async move {
+        loop {
+            if let Some(end) = session.unread().iter().position(|byte| *byte == b'\n') {
+                session.consume(end + 1);
+                session.state.count += 1;
+                let answer = format!("{} {name}\n", session.state.count);
+                session.write_all(answer.as_bytes()).await.ok()?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                leaving = leave.asked() => match leaving {
+                    Leaving::Move => return Some(session),
+                    Leaving::End => return None,
+                },
+                read = session.fill() => {
+                    read.ok().filter(|count| *count > 0)?;
+                }
+            }
+        }
+    })
+}
+
+fn talk_in_frames(owner: &Owner, sessions: Sessions<Talk>, name: &'static str) -> Served<Talk> {
+    sessions.serve(&owner.drain, move |session, mut leave| async move {
+        let mut socket = WebSocket::new(session);
+        loop {
+            tokio::select! {
+                biased;
+                leaving = leave.asked() => match leaving {
+                    Leaving::Move => return socket.into_session().await,
+                    Leaving::End => return socket.say_goodbye().await.ok().and(None),
+                },
+                message = socket.receive() => {
+                    message.ok()??;
+                    socket.state().count += 1;
+                    let text = format!("{} {name}", socket.state().count);
+                    socket.send(Message::Text(text)).await.ok()?;
+                }
+            }
+        }
+    })
+}
+
+fn serve_sockets(owner: &Owner, listener: Listener, frames: Served<Talk>) {
+    let service = service_fn(move |request: Request<http::RequestBody>| {
+        let response = frames.upgrade(&request, Talk { count: 0 }).unwrap();
+        async move { Ok::<_, Infallible>(response.map(|()| Full::new(Bytes::new()))) }
+    });
+    http::serve(listener, service, &owner.drain, http::Options::default()).unwrap();
+}
+
+async fn line(client: &mut TcpStream) -> String {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        let count = timeout(PATIENCE, client.read(&mut byte))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(count, 1, "closed behind {line:?}");
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap().trim_end().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_and_websockets_go_on_with_their_state() {
+    let declare = || {
+        let state = State::new();
+        let (lines, frames) = (state.sessions("lines"), state.sessions("frames"));
+        (state, lines, frames)
+    };
+    let (raw, raw_shared, raw_address) = listeners();
+    let (web, web_shared, web_address) = listeners();
+    let (state, lines, frames) = declare();
+    let old = Owner::first(state).await;
+    let lines = talk(&old, lines, "old");
+    lines.accept(raw, 100, || Talk { count: 0 }).unwrap();
+    let frames = talk_in_frames(&old, frames, "old");
+    serve_sockets(&old, web, frames);
+
+    let mut liner = TcpStream::connect(raw_address).await.unwrap();
+    liner.write_all(b"a\nb\nhal").await.unwrap();
+    assert_eq!(line(&mut liner).await, "1 old");
+    assert_eq!(line(&mut liner).await, "2 old");
+    let client = TcpStream::connect(web_address).await.unwrap();
+    let (mut client, _) = tokio_tungstenite::client_async("ws://test/", client)
+        .await
+        .unwrap();
+    let text = |text: &str| tungstenite::Message::text(text);
+    client.send(text("x")).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), text("1 old"));
+
+    let (state, lines, frames) = declare();
+    let new = old.hand_over(Generation::start(2, state), 7).await;
+    let lines = talk(&new, lines, "new");
+    lines.accept(raw_shared, 100, || Talk { count: 0 }).unwrap();
+    let frames = talk_in_frames(&new, frames, "new");
+    serve_sockets(&new, web_shared, frames);
+    match old.says().await {
+        Report::Moved { moved, left, .. } => {
+            assert_eq!((moved.total(), left.total()), (2, 0));
+        }
+        other => panic!("{other:?} where the count of connections should come"),
+    }
+    liner.write_all(b"f\n").await.unwrap();
+    assert_eq!(line(&mut liner).await, "3 new");
+    client.send(text("y")).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), text("2 new"));
+    client.close(None).await.unwrap();
+    assert!(matches!(
+        client.next().await,
+        Some(Ok(tungstenite::Message::Close(_)))
+    ));
+    old.order(&Order::Retire, &[]);
+    timeout(PATIENCE, old.drain.finished()).await.unwrap();
+    match old.says().await {
+        Report::Gone { moved, cut, .. } => assert_eq!((moved.total(), cut), (2, 0)),
+        other => panic!("{other:?} where the last word should come"),
+    }
 }
