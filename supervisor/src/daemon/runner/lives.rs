@@ -64,13 +64,17 @@ impl Runner {
         let receiving = matches!(custody, Custody::Receiving | Custody::Dismissed);
         // A reason known by now is the cause; this is its effect.
         let served = process.phase == Phase::Serving;
+        let remark = process.native.remark.take();
+        let remark = remark
+            .map(|remark| format!("; {remark}"))
+            .unwrap_or_default();
         process.reason.get_or_insert_with(|| match (served, status) {
+            (false, _) if receiving => {
+                format!("the new program {how} while it took the state over{remark}")
+            }
             (false, WaitStatus::Exited(_, 0)) => format!(
                 "the new program {how} before it was ready (does it go into the background? it must stay in the foreground)"
             ),
-            (false, _) if receiving => {
-                format!("the new program {how} while it took the state over")
-            }
             (false, _) => format!("the new program {how} before it was ready"),
             (true, _) => format!("the program {how}"),
         });
@@ -131,6 +135,7 @@ impl Runner {
             }
             ProcessInput::Notified(message) => self.notified(id, message),
             ProcessInput::Reported(report) => self.reported(id, report),
+            ProcessInput::ReportedBefore(report) => self.reported_before(id, report),
             ProcessInput::Garbled(what) => self.garbled(id, &what),
             ProcessInput::Deaf => self.deafened(id),
             ProcessInput::StillDeaf => self.lives_deaf(id),

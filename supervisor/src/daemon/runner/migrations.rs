@@ -35,6 +35,9 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// process's own deadline comes first, and its word is the better one.
 const SLACK: Duration = Duration::from_secs(2);
 
+/// How long a process may take from closing what it shares with the other one to its end.
+const LONGEST_DEATH: Duration = Duration::from_millis(50);
+
 /// A migration under way.
 #[derive(Debug)]
 pub(crate) struct Migration {
@@ -52,6 +55,10 @@ pub(crate) struct Migration {
     pub(super) yielded: bool,
     /// Why it failed.
     pub(super) blame: Option<String>,
+    /// What the old one said of its end.
+    pub(super) remark: Option<String>,
+    /// What the old one said that is not carried out yet.
+    postponed: Option<Timer>,
     /// Which deadline is the one that runs.
     pub(super) allowed: u64,
     pub(super) deadline: Option<Timer>,
@@ -170,7 +177,9 @@ impl Runner {
             verified: (0, 0),
             committed_at_usec: None,
             yielded: false,
+            postponed: None,
             blame: None,
+            remark: None,
             allowed: 0,
             deadline: None,
         };
@@ -190,6 +199,47 @@ impl Runner {
         if let Some(error) = to_new.err().and_then(Untold::unless_closed) {
             let why = format!("the new program cannot be told to take the state over: {error}");
             self.transfer(new, Event::NewDeaf, Some(why));
+        }
+    }
+
+    /// The old one may have noticed that the new one is dying before that can be seen here: then the
+    /// death is the reason, so it is waited for. The old one owns its state already, if it says so.
+    /// Says whether it is waited for.
+    pub(super) fn may_follow_from_a_death(
+        &mut self,
+        new: ProcessId,
+        by: ProcessId,
+        report: &Report,
+    ) -> bool {
+        let (Report::Failed { reason, .. } | Report::Thawed { reason, .. }) = report else {
+            return false;
+        };
+        if self.processes.get(&new).is_some_and(Process::is_ending) {
+            return false;
+        }
+        let input = ProcessInput::ReportedBefore(report.clone());
+        let timer = self.timer(LONGEST_DEATH, ServiceInput::Process(by, input));
+        let Some(migration) = self.migrations.get_mut(&new) else {
+            return false;
+        };
+        if migration.old != by {
+            return false;
+        }
+        migration.remark = Some(format!("the old program: {reason}"));
+        // What it says over and over counts once.
+        migration.postponed.get_or_insert(timer);
+        true
+    }
+
+    /// Nobody died of what the old one said.
+    pub(super) fn reported_before(&mut self, by: ProcessId, report: Report) {
+        let of = match &report {
+            Report::Failed { migration, .. } | Report::Thawed { migration, .. } => *migration,
+            _other => return,
+        };
+        match self.migration_of(by, of) {
+            Some(new) => self.migration_said(new, by, report),
+            None => self.said_afterwards(by, report),
         }
     }
 
@@ -237,10 +287,12 @@ impl Runner {
                 (Event::Frozen, Some(why.to_owned()))
             }
             Report::Failed { reason, .. } if by_old => {
+                migration.remark = Some(format!("the old program: {reason}"));
                 let why = format!("the old program cannot copy its state: {reason}");
                 (Event::Failed, unless_new_died(why))
             }
             Report::Thawed { reason, .. } if by_old => {
+                migration.remark = Some(format!("the old program: {reason}"));
                 let text = format!("it owns its state again: {reason}");
                 said = Some((EventKind::Thawed, text));
                 let why = format!("the old program has taken its state back: {reason}");

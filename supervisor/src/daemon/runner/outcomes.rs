@@ -33,7 +33,7 @@ impl Runner {
             }
             Outcome::Aborted => {
                 self.entrust(new, Custody::Dismissed);
-                self.dismiss(new, blame);
+                self.dismiss(new, blame, migration.remark.take());
             }
             Outcome::Fallen => {
                 let starting = self
@@ -104,7 +104,7 @@ impl Runner {
 
     /// A process did not come to own the state: it is let go, with the reason, unless it is dead; then
     /// its death is told as any other.
-    fn dismiss(&mut self, new: ProcessId, why: Option<String>) {
+    fn dismiss(&mut self, new: ProcessId, why: Option<String>, remark: Option<String>) {
         let Some(process) = self.processes.get_mut(&new) else {
             return;
         };
@@ -117,6 +117,10 @@ impl Runner {
         if known {
             // Its death, if it is dead, is the effect.
             process.reason = why;
+        } else if !reaped {
+            process.native.remark = remark;
+        } else if let (Some(reason), Some(remark)) = (&mut process.reason, remark) {
+            reason.push_str(&format!("; {remark}"));
         }
         if process.output_over {
             self.feed(new, Life::Exited);
