@@ -35,6 +35,7 @@ class App:
     def __init__(self):
         parser = argparse.ArgumentParser()
         parser.add_argument("--do", action="append", default=[])
+        parser.add_argument("--instance", help="misbehave in this instance only")
         parser.add_argument("--release", default="1")
         parser.add_argument("--protocol", default="1")
         parser.add_argument("--boot-until", help="say HELLO once this file exists")
@@ -44,6 +45,8 @@ class App:
         parser.add_argument("--ballast", type=int, default=0, help="bytes of memory to hold")
         self.options = parser.parse_args()
         self.misdeeds = dict(deed.split("=", 1) for deed in self.options.do)
+        if self.options.instance not in (None, os.environ["HEIRLOOM_INSTANCE"]):
+            self.misdeeds = {}
         self.ballast = b"x" * self.options.ballast
         self.socket = socket.socket(fileno=int(os.environ["HEIRLOOM_FD"]))
         self.value = 0

@@ -34,7 +34,8 @@ impl Runner {
                 reads,
             } => {
                 let hello = Hello {
-                    version: version.clone(),
+                    // It is shown on terminals.
+                    version: version.replace(char::is_control, " "),
                     reads: reads.clone(),
                 };
                 return self.greeted(id, *protocol, hello);
@@ -56,7 +57,9 @@ impl Runner {
         };
         let custody = process.native.custody;
         if let Some(new) = self.migration_of(id, number) {
-            self.migration_said(new, id, report);
+            if !self.may_follow_from_a_death(new, id, &report) {
+                self.migration_said(new, id, report);
+            }
         } else if self.is_saving(id, number) {
             self.save_said(report);
         } else if matches!(custody, Custody::Restoring { number: one, .. } if one == number) {
@@ -67,7 +70,7 @@ impl Runner {
     }
 
     /// What is said of a migration that is over.
-    fn said_afterwards(&mut self, id: ProcessId, report: Report) {
+    pub(super) fn said_afterwards(&mut self, id: ProcessId, report: Report) {
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
