@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::Supervisor;
-use crate::native_handovers::{happened, native, raise, reload_to};
+use crate::native_handovers::{happened, native, raise, reload_to, with};
 
 /// What the new program does, and what `reload` must say of it.
 const NEW: &[(&str, &str)] = &[
@@ -337,7 +337,7 @@ fn an_old_program_that_closes_its_socket_serves_on_and_is_then_like_any_other() 
 #[test]
 fn either_side_is_killed_at_any_moment() {
     let mut supervisor = native(["--padding", "262144"]).args(TIMES).start();
-    for turn in 0..24_u64 {
+    for turn in 0..16_u64 {
         let before = raise(&supervisor).0;
         let reload = supervisor.begin(["reload"]);
         let generation = supervisor.serving().0;
@@ -427,5 +427,24 @@ fn an_instance_that_cannot_take_over_brings_the_state_of_the_others_back() {
     raise_both(&supervisor);
     supervisor.reload();
     raise_both(&supervisor);
+    supervisor.stop();
+}
+
+/// It may have changed its state between the two, so the copy is not the state any more.
+#[test]
+fn an_old_program_that_took_its_state_back_and_died_is_not_survived_by_its_copy() {
+    let deed = "old:frozen=say:MESSAGE=THAWED\\nMIGRATION=%d\\nAT_USEC=1\\nREASON=too long+die";
+    let mut supervisor = native(["--do", deed]).args(TIMES).start();
+    raise(&supervisor);
+    let command = with(&supervisor, &["--verify-until", "{dir}/go"]);
+    let words = ["reload", "--"].into_iter();
+    let reload = supervisor.begin(words.chain(command.iter().map(String::as_str)));
+    supervisor.events().wait_for_generation("died", 1);
+    supervisor.write("go", "");
+    let (status, said) = supervisor.finish(reload);
+    assert_eq!(status, Some(1), "{said}\n{}", supervisor.log());
+    assert!(said.contains("too long"), "{said}");
+    supervisor.settle();
+    assert_eq!(raise(&supervisor).0, 1);
     supervisor.stop();
 }

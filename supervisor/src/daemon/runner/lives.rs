@@ -135,7 +135,7 @@ impl Runner {
             }
             ProcessInput::Notified(message) => self.notified(id, message),
             ProcessInput::Reported(report) => self.reported(id, report),
-            ProcessInput::ReportedBefore(report) => self.reported_before(id, report),
+            ProcessInput::CatchUp => self.catch_up(id),
             ProcessInput::Garbled(what) => self.garbled(id, &what),
             ProcessInput::Deaf => self.deafened(id),
             ProcessInput::StillDeaf => self.lives_deaf(id),

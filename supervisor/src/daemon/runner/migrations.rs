@@ -58,7 +58,7 @@ pub(crate) struct Migration {
     /// What the old one said of its end.
     pub(super) remark: Option<String>,
     /// What the old one said that is not carried out yet.
-    postponed: Option<Timer>,
+    postponed: Option<(Timer, Report)>,
     /// Which deadline is the one that runs.
     pub(super) allowed: u64,
     pub(super) deadline: Option<Timer>,
@@ -217,8 +217,8 @@ impl Runner {
         if self.processes.get(&new).is_some_and(Process::is_ending) {
             return false;
         }
-        let input = ProcessInput::ReportedBefore(report.clone());
-        let timer = self.timer(LONGEST_DEATH, ServiceInput::Process(by, input));
+        let input = ServiceInput::Process(new, ProcessInput::CatchUp);
+        let timer = self.timer(LONGEST_DEATH, input);
         let Some(migration) = self.migrations.get_mut(&new) else {
             return false;
         };
@@ -226,20 +226,17 @@ impl Runner {
             return false;
         }
         migration.remark = Some(format!("the old program: {reason}"));
-        // What it says over and over counts once.
-        migration.postponed.get_or_insert(timer);
+        migration.postponed = Some((timer, report.clone()));
         true
     }
 
-    /// Nobody died of what the old one said.
-    pub(super) fn reported_before(&mut self, by: ProcessId, report: Report) {
-        let of = match &report {
-            Report::Failed { migration, .. } | Report::Thawed { migration, .. } => *migration,
-            _other => return,
-        };
-        match self.migration_of(by, of) {
-            Some(new) => self.migration_said(new, by, report),
-            None => self.said_afterwards(by, report),
+    /// Carries out what was put off, now that something else was said or the time for it is over.
+    pub(super) fn catch_up(&mut self, new: ProcessId) {
+        if let Some(migration) = self.migrations.get_mut(&new)
+            && let Some((_, report)) = migration.postponed.take()
+        {
+            let old = migration.old;
+            self.migration_said(new, old, report);
         }
     }
 

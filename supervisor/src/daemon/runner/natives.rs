@@ -57,6 +57,9 @@ impl Runner {
         };
         let custody = process.native.custody;
         if let Some(new) = self.migration_of(id, number) {
+            self.catch_up(new);
+        }
+        if let Some(new) = self.migration_of(id, number) {
             if !self.may_follow_from_a_death(new, id, &report) {
                 self.migration_said(new, id, report);
             }
@@ -70,7 +73,7 @@ impl Runner {
     }
 
     /// What is said of a migration that is over.
-    pub(super) fn said_afterwards(&mut self, id: ProcessId, report: Report) {
+    fn said_afterwards(&mut self, id: ProcessId, report: Report) {
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
@@ -364,6 +367,10 @@ impl Runner {
     pub(super) fn heard_its_death(&mut self, id: ProcessId) {
         if self.migrations.contains_key(&id) {
             self.transfer(id, transfer::Event::NewDied, None);
+        }
+        if let Some(new) = self.migration_from(id) {
+            // What it said counts before its death does.
+            self.catch_up(new);
         }
         if let Some(new) = self.migration_from(id) {
             let why = "the old program died before its state was taken over; the state is lost with it, as in any crash";
