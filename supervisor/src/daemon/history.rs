@@ -87,6 +87,7 @@ fn log(event: &Event) {
         | EventKind::Saved
         | EventKind::Restored
         | EventKind::Draining
+        | EventKind::Moved
         | EventKind::Killed
         | EventKind::Gone
         | EventKind::Committed
