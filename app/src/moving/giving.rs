@@ -3,11 +3,14 @@
 //! A task of its own owns the lifeline. It sends no more than a window of connections ahead of the
 //! answers: descriptors that are under way count against the sender's limit on open files
 //! (`ETOOMANYREFS` of `unix(7)`).
+//!
+//! When it ends, for whatever reason, connections may be under way whose answer is too. Which of the two
+//! generations has each is decided as a commit is, by the lifeline itself ([`Sender::resolve`]).
 
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,9 +21,11 @@ use heirloom_handover::{
     message::{Counts, Reads},
 };
 use nix::{
+    errno::Errno,
     sys::{
         memfd::{MFdFlags, memfd_create},
         resource::{Resource, getrlimit},
+        socket::{Shutdown, shutdown},
     },
     unistd::write,
 };
@@ -165,8 +170,9 @@ impl Sender {
             tracing::warn!(%error, "no more connections can be moved; the rest is served here");
         }
         self.open.store(false, Ordering::Relaxed);
+        self.resolve();
         self.parked.close();
-        // What was not answered was not touched either: the receiver answers first.
+        // What was not answered is not touched either: the receiver answers first.
         for (parked, answer) in std::mem::take(&mut self.under_way) {
             let _gone = answer.send(Some(parked));
         }
@@ -198,6 +204,28 @@ impl Sender {
                     (self.tell)(self.counts());
                 }
             }
+        }
+    }
+
+    /// Lets no further answer come, and hears those that have: each connection that is under way has
+    /// been taken, or cannot be any more. The receiver's answers fail from here on.
+    fn resolve(&mut self) {
+        let socket = self.lifeline.get_ref();
+        // Without a peer nobody can answer any more either.
+        if let Err(errno) = shutdown(socket.as_raw_fd(), Shutdown::Read)
+            && errno != Errno::ENOTCONN
+        {
+            tracing::error!(%errno, "the lifeline cannot be closed for answers");
+        }
+        while !self.under_way.is_empty() {
+            let Ok(received) = fds::receive(self.lifeline.get_ref(), ANSWER_BYTES) else {
+                return;
+            };
+            // What is no answer, or the end, answers nothing.
+            let Some(answered) = Answered::parse(&received.bytes) else {
+                return;
+            };
+            self.answered(answered);
         }
     }
 
@@ -330,4 +358,112 @@ fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
         left = &left[count..];
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use heirloom_handover::lifeline::Lifeline;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use super::*;
+    use crate::moving::Kind;
+
+    /// Nothing a test waits for takes longer on the slowest machine.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn parked(state: u8) -> Parked {
+        Parked {
+            kind: Kind {
+                protocol: "session".to_owned(),
+                name: "chat".to_owned(),
+            },
+            socket: UnixStream::pair().unwrap().0.into(),
+            unread: Vec::new(),
+            version: 1,
+            state: vec![state],
+            attic: Vec::new(),
+        }
+    }
+
+    /// A mover, and the end of the lifeline at which the test plays the next generation.
+    fn mover() -> (Arc<Mover>, OwnedFd) {
+        let (here, there) = Lifeline::pair().unwrap();
+        fcntl(&here, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let tell: Tell = Box::new(|_| {});
+        let mover = Mover::start(here, Vec::new(), tell, &Handle::current()).unwrap();
+        (Arc::new(mover), there)
+    }
+
+    fn say(there: &OwnedFd, answered: Answered) {
+        fds::send(there, answered.text(), &[] as &[OwnedFd]).unwrap();
+    }
+
+    /// Gives so many, and waits until all are under way; what comes back, in order.
+    async fn give(
+        mover: &Arc<Mover>,
+        there: &OwnedFd,
+        count: u8,
+    ) -> Vec<tokio::task::JoinHandle<Option<Parked>>> {
+        let mut given = Vec::new();
+        for state in 0..count {
+            let mover = Arc::clone(mover);
+            given.push(tokio::spawn(async move { mover.give(parked(state)).await }));
+            let there = there.try_clone().unwrap();
+            let arrived = tokio::task::spawn_blocking(move || {
+                fds::receive(&there, super::super::wire::LARGEST_BYTES).unwrap()
+            });
+            let arrived = timeout(PATIENCE, arrived).await.unwrap().unwrap();
+            assert_eq!(arrived.bytes.last(), Some(&state));
+        }
+        given
+    }
+
+    async fn outcome(given: Vec<tokio::task::JoinHandle<Option<Parked>>>) -> Vec<Option<u8>> {
+        let mut outcome = Vec::new();
+        for one in given {
+            let back = timeout(PATIENCE, one).await.unwrap().unwrap();
+            outcome.push(back.map(|parked| parked.state[0]));
+        }
+        outcome
+    }
+
+    #[tokio::test]
+    async fn each_goes_or_comes_back_as_it_was_answered() {
+        let (mover, there) = mover();
+        let given = give(&mover, &there, 3).await;
+        for answered in [Answered::Taken, Answered::Declined, Answered::Taken] {
+            say(&there, answered);
+        }
+        assert_eq!(outcome(given).await, [None, Some(1), None]);
+        assert!(mover.is_open());
+        assert_eq!(mover.moved().total(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_taken_behind_a_full_one_is_not_kept_as_well() {
+        let (mover, there) = mover();
+        let given = give(&mover, &there, 4).await;
+        // All of it is there before the sender hears the first.
+        for answered in [Answered::Full, Answered::Taken] {
+            say(&there, answered);
+        }
+        assert_eq!(outcome(given).await, [Some(0), None, Some(2), Some(3)]);
+        assert!(!mover.is_open());
+        assert!(mover.give(parked(9)).await.is_some());
+        // What came back can no longer be taken.
+        let late = fds::send(&there, Answered::Taken.text(), &[] as &[OwnedFd]).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn all_come_back_from_a_generation_that_ends() {
+        let (mover, there) = mover();
+        let given = give(&mover, &there, 2).await;
+        say(&there, Answered::Taken);
+        drop(there);
+        assert_eq!(outcome(given).await, [None, Some(1)]);
+        assert!(!mover.is_open());
+    }
 }
