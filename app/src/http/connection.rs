@@ -216,6 +216,7 @@ where
                         log_end(result);
                         return Poll::Ready(Stop::Done);
                     }
+                    watch.poll_discard(context);
                 }
                 match phase {
                     Phase::Serving => clock.poll(context).map(Stop::Expired),
