@@ -148,8 +148,6 @@ pub(crate) enum EventKind {
     Restored,
     /// It was told to finish and end.
     Draining,
-    /// Connections of it have moved to the next generation.
-    Moved,
     /// It was killed.
     Killed,
     /// Nothing of it is left.

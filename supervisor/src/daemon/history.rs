@@ -87,7 +87,6 @@ fn log(event: &Event) {
         | EventKind::Saved
         | EventKind::Restored
         | EventKind::Draining
-        | EventKind::Moved
         | EventKind::Killed
         | EventKind::Gone
         | EventKind::Committed

@@ -98,19 +98,6 @@ pub(crate) struct Native {
     pub(crate) remark: Option<String>,
     /// The number of the last migration it said to have taken its state back from.
     pub(crate) thawed: u64,
-    /// What it has said of the connections that it gives to the next generation.
-    pub(crate) moves: Moves,
-}
-
-/// What a process that has given its state away says of its connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Moves {
-    /// How many have moved.
-    pub(crate) moved: u64,
-    /// Whether it has said anything of them.
-    pub(crate) begun: bool,
-    /// Whether it has said its last word.
-    pub(crate) over: bool,
 }
 
 /// Why a process cannot be given an order.

@@ -7,14 +7,12 @@
 //! * Processes: their life is in [`lives`], their time in [`deadlines`], how they are started in
 //!   [`starts`], what they say in [`notices`], how they are told to go in [`partings`].
 //! * Native programs: they are spoken with in [`natives`]; their state moves in [`migrations`], to
-//!   [`outcomes`], is saved in [`saves`] and taken up in [`restores`]; their connections are counted in
-//!   [`moves`].
+//!   [`outcomes`], is saved in [`saves`] and taken up in [`restores`].
 
 mod deadlines;
 mod handovers;
 mod lives;
 mod migrations;
-mod moves;
 mod natives;
 mod notices;
 mod outcomes;

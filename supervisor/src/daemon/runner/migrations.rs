@@ -82,8 +82,6 @@ pub(crate) struct Moved {
     pub(crate) bytes: u64,
     pub(crate) rounds: u64,
     pub(crate) entries: u64,
-    /// Connections that have moved before the handover was reported.
-    pub(crate) connections: u64,
 }
 
 /// What the two sides are connected by; each has the stream, the lifeline, the link.

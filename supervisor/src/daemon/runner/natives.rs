@@ -40,9 +40,6 @@ impl Runner {
                 };
                 return self.greeted(id, *protocol, hello);
             }
-            Report::Moved { .. } | Report::Gone { .. } => {
-                return self.connections_said(id, report);
-            }
             Report::Converged { migration, .. }
             | Report::Frozen { migration, .. }
             | Report::Ready { migration, .. }

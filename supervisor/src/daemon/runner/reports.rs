@@ -101,7 +101,7 @@ impl Runner {
             entries: moved.entries,
             snapshot_bytes: moved.bytes,
             delta_rounds: moved.rounds,
-            connections_moved: moved.connections,
+            connections_moved: 0,
             stderr: stderr.unwrap_or_default(),
         };
         self.tell_end(&report);
