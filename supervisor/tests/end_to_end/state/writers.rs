@@ -113,13 +113,7 @@ pub(super) fn answers_come(address: SocketAddr, key: &str) {
 }
 
 impl Writer {
-    fn run(
-        address: SocketAddr,
-        habit: Habit,
-        number: u64,
-        turn: Turn,
-        stop: &AtomicBool,
-    ) -> Tally {
+    fn run(address: SocketAddr, habit: Habit, number: u64, turn: Turn, stop: &AtomicBool) -> Tally {
         let mut writer = Self {
             client: Client::new(address, habit),
             number,
