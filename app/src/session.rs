@@ -8,7 +8,7 @@
 //!
 //! [`WebSocket`]: crate::websocket::WebSocket
 
-use std::{fmt, future::Future, io, marker::PhantomData, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, io, marker::PhantomData, ops::Range, pin::Pin, sync::Arc};
 
 use heirloom_state_codec::{
     AtticRecord, Bincode, Codec, Context, Lineage, MigrateError, Step, read_entry, write_entry,
@@ -50,6 +50,11 @@ impl<V> Session<V> {
     /// Uses up the first `count` of [`Self::unread`]; more than there are count as all.
     pub fn consume(&mut self, count: usize) {
         self.unread.drain(..count.min(self.unread.len()));
+    }
+
+    /// Uses up bytes in the middle of [`Self::unread`], within which they must be.
+    pub(crate) fn cut_out(&mut self, bytes: Range<usize>) {
+        self.unread.drain(bytes);
     }
 
     /// Waits for more bytes and adds them to [`Self::unread`]; 0 if none will come. Nothing is lost
