@@ -33,7 +33,7 @@ use tokio::{
     io::unix::AsyncFd,
     runtime::Handle,
     sync::{mpsc, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::sys;
@@ -54,6 +54,11 @@ const CALM: Duration = Duration::from_millis(10);
 
 /// So many parked connections may wait to be sent; more wait where they are.
 const QUEUE: usize = 1024;
+
+/// How long to wait before sending is tried again while descriptors of others are in the way, and for
+/// how long at most. They count for a user, not for a process, and somebody else's are soon received.
+const CROWDED_PAUSE: Duration = Duration::from_millis(10);
+const CROWDED_LIMIT: Duration = Duration::from_secs(20);
 
 /// An answer is one short line.
 const ANSWER_BYTES: usize = 64;
@@ -92,6 +97,7 @@ impl Mover {
             lifeline,
             parked,
             under_way: VecDeque::new(),
+            held_up: None,
             window: window(),
             open: Arc::clone(&open),
             moved: Arc::clone(&moved),
@@ -158,6 +164,8 @@ struct Sender {
     parked: mpsc::Receiver<(Parked, oneshot::Sender<Option<Parked>>)>,
     /// Sent and not answered, in order.
     under_way: VecDeque<(Parked, oneshot::Sender<Option<Parked>>)>,
+    /// The next to be sent, for which too many descriptors are under way; since when.
+    held_up: Option<(Parked, oneshot::Sender<Option<Parked>>, Instant)>,
     window: usize,
     open: Arc<AtomicBool>,
     moved: Arc<Mutex<Counts>>,
@@ -173,7 +181,14 @@ impl Sender {
         self.resolve();
         self.parked.close();
         // What was not answered is not touched either: the receiver answers first.
-        for (parked, answer) in std::mem::take(&mut self.under_way) {
+        let held_up = self
+            .held_up
+            .take()
+            .map(|(parked, answer, _)| (parked, answer));
+        for (parked, answer) in std::mem::take(&mut self.under_way)
+            .into_iter()
+            .chain(held_up)
+        {
             let _gone = answer.send(Some(parked));
         }
         while let Some((parked, answer)) = self.parked.recv().await {
@@ -184,8 +199,9 @@ impl Sender {
     async fn send_all(&mut self) -> io::Result<()> {
         let mut untold = true;
         loop {
-            let room = self.under_way.len() < self.window;
-            let calm = self.under_way.is_empty() && untold;
+            let held_up = self.held_up.is_some();
+            let room = !held_up && self.under_way.len() < self.window;
+            let calm = !held_up && self.under_way.is_empty() && untold;
             tokio::select! {
                 biased;
                 answered = next_answer(&self.lifeline, !self.under_way.is_empty()) => {
@@ -194,11 +210,15 @@ impl Sender {
                     if !self.open.load(Ordering::Relaxed) {
                         return Ok(());
                     }
+                    self.send_held_up().await?;
                 }
                 parked = self.parked.recv(), if room => match parked {
-                    Some((parked, answer)) => self.send(parked, answer).await?,
+                    Some((parked, answer)) => self.send(parked, answer, Instant::now()).await?,
                     None => return Ok(()),
                 },
+                () = sleep(CROWDED_PAUSE), if held_up && self.under_way.is_empty() => {
+                    self.send_held_up().await?;
+                }
                 () = sleep(CALM), if calm => {
                     untold = false;
                     (self.tell)(self.counts());
@@ -229,10 +249,19 @@ impl Sender {
         }
     }
 
+    async fn send_held_up(&mut self) -> io::Result<()> {
+        match self.held_up.take() {
+            Some((parked, answer, since)) => self.send(parked, answer, since).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends one that is to be sent since then.
     async fn send(
         &mut self,
         parked: Parked,
         answer: oneshot::Sender<Option<Parked>>,
+        since: Instant,
     ) -> io::Result<()> {
         let total = parked.unread.len() + parked.state.len() + parked.attic.len();
         if total > BYTES_MAX {
@@ -278,6 +307,13 @@ impl Sender {
         match timeout(ANSWER_LIMIT, sending).await {
             Ok(Ok(())) => {
                 self.under_way.push_back((parked, answer));
+                Ok(())
+            }
+            Ok(Err(error))
+                if error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
+                    && since.elapsed() < CROWDED_LIMIT =>
+            {
+                self.held_up = Some((parked, answer, since));
                 Ok(())
             }
             Ok(Err(error)) => {
