@@ -19,6 +19,7 @@ mod limits;
 mod listeners;
 mod load;
 mod matrix;
+mod native_python;
 mod notifications;
 mod programs;
 mod readiness;
