@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::{Setup, get};
 
-/// What its listeners, hashes and signals are tested with: Debian's, which has `xxhash`.
+/// Debian's interpreter, which finds Debian's module `xxhash`.
 const PYTHON: &str = "/usr/bin/python3";
 
 fn need_xxhash() {
@@ -18,18 +18,33 @@ fn need_xxhash() {
     );
 }
 
-#[test]
-fn its_own_tests() {
+/// Runs one file of the example's own tests.
+fn passes(module: &str) {
     need_xxhash();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/native-python");
     let output = Command::new(PYTHON)
-        .args(["-m", "unittest", "--buffer"])
+        .args(["-m", "unittest", "--buffer", module])
         .current_dir(directory)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn it_reads_and_writes_the_formats() {
+    passes("test_formats");
+}
+
+#[test]
+fn it_hands_over_and_saves() {
+    passes("test_native");
+}
+
+#[test]
+fn it_survives_a_failure_at_each_step() {
+    passes("test_failures");
 }
 
 #[test]
