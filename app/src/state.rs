@@ -14,6 +14,7 @@
 //! one, [`convergence`] judges when to freeze, [`link`] carries late operations over.
 
 mod build_id;
+mod cell;
 mod convergence;
 mod copy;
 mod error;
@@ -24,6 +25,7 @@ mod keyed;
 mod link;
 mod map;
 mod saving;
+mod set;
 mod store;
 mod taking;
 #[cfg(test)]
@@ -39,12 +41,14 @@ use std::{
 use heirloom_handover::message::{self, Reads};
 use tokio::{runtime::Handle, sync::oneshot};
 
+pub use cell::Cell;
 pub use convergence::IfItDoesNotConverge;
 pub use error::{StateError, StoreError, TakeError};
 use gate::Gate;
 use keeper::Keeper;
 pub use keyed::{Key, Value};
 pub use map::Map;
+pub use set::Set;
 use store::Store;
 pub use transaction::Transaction;
 

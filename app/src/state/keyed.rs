@@ -183,6 +183,13 @@ impl<T: Kind> Handle<T> {
         handle
     }
 
+    /// Puts an entry without asking the gate: before anybody has the store.
+    pub(super) fn preset(&self, key: T::Key, value: T::Value) {
+        let hash = self.0.hash(&key);
+        let mut shard = self.0.lock_for(hash);
+        shard.put(hash, key, value, Stored::AsItIs);
+    }
+
     /// Whether it is part of the state with this gate.
     pub(super) fn is_of(&self, gate: &Arc<Gate>) -> bool {
         Arc::ptr_eq(&self.0.gate, gate)

@@ -13,11 +13,13 @@ use heirloom_state_codec::Codec;
 
 use super::{
     State,
+    cell::Cell,
     error::StateError,
     gate::Gate,
     keyed::{Handle, Key, Kind, Staged, Value},
     link::{Link, Part},
     map::Map,
+    set::{Present, Set},
     turn::{Turn, changing},
 };
 
@@ -219,6 +221,52 @@ impl Transaction {
         C: Codec<K> + Codec<V> + 'static,
     {
         self.staged(&map.0).want(key, None);
+    }
+
+    /// The value of a cell, as [`Self::get`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Map::get`].
+    pub async fn get_cell<V, C>(&mut self, cell: &Cell<V, C>) -> Result<V, StateError>
+    where
+        V: Value<C>,
+        C: Codec<V> + 'static,
+    {
+        let value = self.look(&cell.handle, &()).await?;
+        Ok(cell.seen(value))
+    }
+
+    /// Sets the value of a cell, as [`Self::put`].
+    pub fn set_cell<V, C>(&mut self, cell: &Cell<V, C>, value: V)
+    where
+        V: Value<C>,
+        C: Codec<V> + 'static,
+    {
+        self.staged(&cell.handle).want((), Some(value));
+    }
+
+    /// Whether a key is in a set, as [`Self::get`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Map::get`].
+    pub async fn is_member<K, C>(&mut self, set: &Set<K, C>, key: &K) -> Result<bool, StateError>
+    where
+        K: Key,
+        C: Codec<K> + Codec<()> + 'static,
+    {
+        Ok(self.look(&set.0, key).await?.is_some())
+    }
+
+    /// Adds a key to a set, or removes it.
+    pub fn set_member<K, C>(&mut self, set: &Set<K, C>, key: K, is_member: bool)
+    where
+        K: Key,
+        C: Codec<K> + Codec<()> + 'static,
+    {
+        let value = is_member.then_some(Present);
+        self.staged(&set.0).want(key, value);
     }
 
     /// Makes all changes at once, or none: false if something that was read has changed since. Then
