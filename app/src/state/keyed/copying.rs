@@ -19,7 +19,7 @@ use heirloom_state_codec::{
 
 use super::{Keyed, Kind, ShardOf, SlotOf};
 use crate::state::{
-    declared::declare,
+    declared::{Declared, declare},
     error::StoreError,
     store::{Budget, Form, Outlet, Pending, Progress},
     turn::lock,
@@ -53,7 +53,7 @@ impl Default for Copies {
 
 /// A copy under way.
 #[derive(Debug)]
-struct Copying {
+pub(super) struct Copying {
     number: u32,
     section: SectionId,
     attic: Option<SectionId>,
@@ -97,20 +97,7 @@ impl<T: Kind> Keyed<T> {
         let declared = declare::<T::Codec, T::Value>(identity, form, self.count(), stored);
         let mut copies = lock(&self.copies);
         copies.last = copies.last.wrapping_add(1).max(1);
-        copies.now = Some(Copying {
-            number: copies.last,
-            section: declared.section.id,
-            attic: declared.attic.as_ref().map(|attic| attic.id),
-            version: declared.section.schema.version,
-            base: 0,
-            round: 0,
-            entered: false,
-            batch_entries: copies.batch_entries,
-            context: Context::default(),
-            sent_entries: 0,
-            sent_bytes: 0,
-            scratch: Scratch::default(),
-        });
+        copies.now = Some(Copying::new(copies.last, &declared, copies.batch_entries));
         Ok(declared.into_sections())
     }
 
@@ -148,7 +135,6 @@ impl<T: Kind> Keyed<T> {
             let shard = &mut *self.lock(copying.round);
             if copying.round_batch::<T>(shard, out.writer)? == Progress::Done {
                 copying.round += 1;
-                copying.entered = false;
             }
             if budget.is_spent(out.writer) && copying.round < T::SHARDS {
                 return Ok(Progress::More);
@@ -195,7 +181,25 @@ impl<T: Kind> Keyed<T> {
 }
 
 impl Copying {
-    fn base_batch<T: Kind>(
+    pub(super) fn new(number: u32, declared: &Declared, batch_entries: usize) -> Self {
+        Self {
+            number,
+            section: declared.section.id,
+            attic: declared.attic.as_ref().map(|attic| attic.id),
+            version: declared.section.schema.version,
+            base: 0,
+            round: 0,
+            entered: false,
+            batch_entries,
+            context: Context::default(),
+            sent_entries: 0,
+            sent_bytes: 0,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Writes some entries of the base; done once it has come to the shard's end.
+    pub(super) fn base_batch<T: Kind>(
         &mut self,
         shard: &mut ShardOf<T>,
         writer: &mut SnapshotWriter,
@@ -224,7 +228,8 @@ impl Copying {
         Ok(Progress::Done)
     }
 
-    fn round_batch<T: Kind>(
+    /// Writes some of what has changed; done once all that had when the round came here is written.
+    pub(super) fn round_batch<T: Kind>(
         &mut self,
         shard: &mut ShardOf<T>,
         writer: &mut SnapshotWriter,
@@ -245,11 +250,11 @@ impl Copying {
             }
         }
         self.write::<T>(shard, writer, false)?;
-        Ok(if shard.sending.is_empty() {
-            Progress::Done
-        } else {
-            Progress::More
-        })
+        if !shard.sending.is_empty() {
+            return Ok(Progress::More);
+        }
+        self.entered = false;
+        Ok(Progress::Done)
     }
 
     /// Tells what has gone.
