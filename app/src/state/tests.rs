@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, task::block_in_place, time::timeout};
 
 use super::{
-    Cell, Core, Log, Map, Set, State, StateError,
+    Cell, Core, Log, Map, Set, State, StateError, Tracked,
     link::{self, Link, server},
     store::Budget,
-    testing::Relay,
+    testing::{Relay, Tree},
 };
 
 /// Far more than any of this takes.
@@ -69,6 +69,7 @@ struct Generation {
     set: Set<u64>,
     cell: Cell<Number>,
     log: Log<Number>,
+    own: Tracked<Tree<Number>>,
 }
 
 impl Generation {
@@ -79,6 +80,7 @@ impl Generation {
             set: Set::new(&state, "set"),
             cell: Cell::new(&state, "cell", number(0)),
             log: Log::new(&state, "log"),
+            own: Tracked::new(&state, "own", Tree::default()),
             state,
         }
     }
@@ -159,6 +161,20 @@ async fn late_operations_take_place_in_the_owner() {
     assert_eq!(old.log.range(0..9).await.unwrap(), all);
     assert_eq!(new.log.range(0..9).await.unwrap(), all);
     assert_eq!(old.log.len().await.unwrap(), 3);
+
+    old.own
+        .change(1, |held| *held = Some(number(1)))
+        .await
+        .unwrap();
+    assert_eq!(old.own.change(1, add).await.unwrap(), 2);
+    assert_eq!(new.own.get(&1).await.unwrap(), Some(number(2)));
+    assert_eq!(old.own.get(&1).await.unwrap(), Some(number(2)));
+    assert_eq!(old.own.entries().await.unwrap(), [(1, number(2))]);
+    assert_eq!(
+        old.own.change(1, Option::take).await.unwrap(),
+        Some(number(2))
+    );
+    assert_eq!(new.own.entries().await.unwrap(), []);
 
     let mut transaction = old.state.transaction();
     assert_eq!(
@@ -275,6 +291,8 @@ impl Load {
                 .await?;
             self.added[task as usize].fetch_add(1, Ordering::Relaxed);
             generation.cell.update(|held| held.value += 1).await?;
+            let add_one = |held: &mut Option<Number>| held.get_or_insert(number(0)).value += 1;
+            generation.own.change(0, add_one).await?;
             if turn & 1 == 0 {
                 generation.log.push(number(turn)).await?;
                 self.pushed.fetch_add(1, Ordering::Relaxed);
@@ -359,6 +377,7 @@ async fn nothing_is_lost_or_done_twice_while_the_state_moves_on() {
         added += expected;
     }
     assert_eq!(last.cell.get().await.unwrap(), number(added));
+    assert_eq!(last.own.get(&0).await.unwrap(), Some(number(added)));
     let transfers = load.transfers.load(Ordering::Relaxed);
     let pushed = load.pushed.load(Ordering::Relaxed) + transfers;
     assert_eq!(last.log.len().await.unwrap(), pushed);

@@ -21,6 +21,7 @@ use super::{Keyed, Kind, ShardOf, SlotOf};
 use crate::state::{
     declared::{Declared, declare},
     error::StoreError,
+    outgoing::Beside,
     store::{Budget, Form, Outlet, Pending, Progress},
     turn::lock,
 };
@@ -331,20 +332,13 @@ impl Copying {
                 if let Some(slot) = shard.slot_mut(entry.slot) {
                     let key = &bytes[entry.key.clone()];
                     let version = slot.version;
-                    let replaced = slot.attic_sent(self.number);
-                    let sent = match (&entry.attic, replaced) {
-                        (Some(record), None) if base => {
-                            Some(writer.bulk(attic, version, key, record)?)
-                        }
-                        (Some(record), replaced) => {
-                            Some(writer.upsert(attic, version, key, record, replaced)?)
-                        }
-                        (None, Some(replaced)) => {
-                            writer.tombstone(attic, version, key, Some(replaced))?;
-                            None
-                        }
-                        (None, None) => None,
+                    let beside = Beside {
+                        key,
+                        version,
+                        record: entry.attic.as_deref(),
+                        replaced: slot.attic_sent(self.number),
                     };
+                    let sent = beside.write(writer, attic, base)?;
                     slot.set_attic_sent(self.number, sent);
                 }
             }
