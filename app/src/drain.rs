@@ -25,7 +25,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use crate::moving::{Phases, taking::Arrivals};
+use crate::moving::{Phases, census::Census, taking::Arrivals};
 
 /// How long tasks that are cut off get to let go of what they hold.
 const ABORT_LIMIT: Duration = Duration::from_secs(1);
@@ -49,13 +49,15 @@ struct Shared {
     running: Mutex<HashMap<Id, AbortHandle>>,
     /// What is left to do when all tasks have ended.
     last: Mutex<Vec<Last>>,
+    /// How many connections there are.
+    census: Arc<Census>,
     /// What a handover means for connections.
     phases: Phases,
     /// Connections of the generation before.
     arrivals: Arc<Arrivals>,
 }
 
-type Last = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Last = Box<dyn FnOnce(Outcome) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +92,7 @@ impl Drain {
                 tracker,
                 running: Mutex::new(HashMap::new()),
                 last: Mutex::default(),
+                census: Arc::default(),
                 phases: Phases::new(),
                 arrivals: Arc::default(),
             }),
@@ -135,6 +138,11 @@ impl Drain {
     pub fn force(&self) {
         self.begin();
         self.shared.forced.cancel();
+    }
+
+    /// How many connections there are.
+    pub(crate) fn census(&self) -> &Arc<Census> {
+        &self.shared.census
     }
 
     /// What a handover means for connections.
@@ -194,8 +202,13 @@ impl Drain {
 
     /// Has this done once all tasks have ended or were cut off, before [`Self::finished`] returns. It must
     /// end by itself.
-    pub(crate) fn at_the_end(&self, last: impl Future<Output = ()> + Send + 'static) {
-        self.shared.last().push(Box::pin(last));
+    pub(crate) fn at_the_end<F>(&self, last: impl FnOnce(Outcome) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.shared
+            .last()
+            .push(Box::new(|outcome| Box::pin(last(outcome))));
     }
 
     /// Waits until the drain has begun and all tasks have ended, or cuts them off: at the limit,
@@ -204,7 +217,7 @@ impl Drain {
         let outcome = self.tasks_finished().await;
         let last = std::mem::take(&mut *self.shared.last());
         for last in last {
-            last.await;
+            last(outcome).await;
         }
         outcome
     }

@@ -18,7 +18,6 @@
 //!
 //! TLS, and what the answers are, is left to others.
 
-mod accept; // takes connections off a listener
 mod activity; // decides, without I/O, how long a connection may stay as it is
 mod body; // the body of a request, which tells when it has been read
 mod connection; // drives a connection from its first byte to its end
@@ -33,7 +32,11 @@ use hyper::{Request, Response, body::Body, service::Service};
 
 pub use body::RequestBody;
 
-use crate::{Drain, Listener, moving::Kind};
+use crate::{
+    Drain, Listener,
+    accept::{self, Acceptor},
+    moving::Kind,
+};
 
 /// Limits of serving. All have defaults fit for a service behind a proxy or on its own.
 #[derive(Debug, Clone)]
@@ -102,7 +105,7 @@ where
     B::Error: Into<BoxError>,
 {
     let name = listener.name().to_owned();
-    let acceptor = accept::Acceptor::register(listener)?;
+    let acceptor = Acceptor::register(listener)?;
     let service = Arc::new(service);
     let options = Arc::new(options);
     let connections_max = options.connections_max;

@@ -13,7 +13,7 @@
 //! ```
 //! # use std::{convert::Infallible, time::Duration};
 //! # use http_body_util::Full;
-//! # use hyper::{Request, Response, body::{Bytes, Incoming}, service::service_fn};
+//! # use hyper::{Request, Response, body::Bytes, service::service_fn};
 //! use heirloom_app::{Drain, Inherited, Listener, http};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +23,7 @@
 //! } else {
 //!     inherited.take_listener("http")?
 //! };
-//! let hello = service_fn(|_: Request<Incoming>| async {
+//! let hello = service_fn(|_: Request<http::RequestBody>| async {
 //!     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello"))))
 //! });
 //! # tokio::runtime::Runtime::new()?.block_on(async {
@@ -40,14 +40,17 @@
 //!
 //! The library never changes the process's environment and starts no thread.
 
+mod accept;
 mod drain;
 pub mod http;
 mod inherit;
 mod moving;
 mod notify;
+pub mod session;
 pub mod state;
 mod stream;
 mod sys;
+pub mod websocket;
 
 pub use drain::{Begun, Drain, Outcome};
 pub use inherit::{InheritError, Inherited, Listener};

@@ -11,6 +11,7 @@
 //! What at rest means is each protocol's affair: [`crate::http`], [`crate::session`]. The bytes on the
 //! lifeline are [`wire`]'s.
 
+pub(crate) mod census;
 pub(crate) mod giving;
 pub(crate) mod taking;
 pub(crate) mod wire;
@@ -40,6 +41,8 @@ pub(crate) struct Parked {
     pub(crate) version: u32,
     /// Its own state.
     pub(crate) state: Vec<u8>,
+    /// What that version has no room for.
+    pub(crate) attic: Vec<u8>,
 }
 
 /// By what both generations know whose a connection is.
@@ -81,9 +84,14 @@ impl Phases {
 
     /// Whether connections go to the next generation.
     pub(crate) fn is_moving(&self) -> bool {
+        self.mover().is_some_and(|mover| mover.is_open())
+    }
+
+    /// Where connections go, if they do.
+    pub(crate) fn mover(&self) -> Option<Arc<Mover>> {
         match &*self.sender.borrow() {
-            Phase::Serving | Phase::Paused => false,
-            Phase::Moving(mover) => mover.is_open(),
+            Phase::Serving | Phase::Paused => None,
+            Phase::Moving(mover) => Some(Arc::clone(mover)),
         }
     }
 

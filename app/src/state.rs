@@ -46,10 +46,16 @@ mod turn;
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{Arc, PoisonError, RwLock},
 };
 
 use heirloom_handover::message::{self, Reads};
+use heirloom_state_codec::SchemaRef;
+use nix::sys::{
+    socket::{setsockopt, sockopt::SendTimeout},
+    time::{TimeVal, TimeValLike},
+};
 use tokio::{runtime::Handle, sync::oneshot};
 
 pub use arena::{Arena, Blob};
@@ -68,6 +74,9 @@ pub use transaction::Transaction;
 
 use crate::{Drain, Inherited};
 
+/// How long the supervisor may take no report. Its loop never waits, so this is a sick one.
+const REPORT_LIMIT_MS: i64 = 5000;
+
 /// The state of an app. Clones are handles to the same state.
 ///
 /// Stores are made before [`Self::take_over`] and used from then on.
@@ -82,6 +91,8 @@ pub(crate) struct Core {
     /// Shared with the stores, which must not hold what holds them.
     pub(crate) gate: Arc<Gate>,
     stores: RwLock<Vec<Arc<dyn Store>>>,
+    /// The names of connections with a state of their own, with every version of it that can be read.
+    sessions: RwLock<Vec<(String, Vec<SchemaRef>)>>,
 }
 
 /// Where the state of a generation came from.
@@ -161,6 +172,7 @@ impl State {
             core: Arc::new(Core {
                 gate: Arc::new(Gate::new()),
                 stores: RwLock::default(),
+                sessions: RwLock::default(),
             }),
         }
     }
@@ -184,9 +196,26 @@ impl State {
         drain: &Drain,
         tenure: Tenure,
     ) -> Result<Origin, TakeOverError> {
-        let Some(socket) = inherited.take_supervisor() else {
-            return Ok(Origin::Fresh);
-        };
+        match inherited.take_supervisor() {
+            Some(socket) => {
+                let generation = inherited.generation();
+                self.take_over_on(socket, generation, drain, tenure).await
+            }
+            None => Ok(Origin::Fresh),
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    async fn take_over_on(
+        &self,
+        socket: OwnedFd,
+        generation: u64,
+        drain: &Drain,
+        tenure: Tenure,
+    ) -> Result<Origin, TakeOverError> {
         let hello = message::Report::Hello {
             protocol: message::PROTOCOL,
             version: tenure.version.clone(),
@@ -197,6 +226,13 @@ impl State {
         if bytes > most || self.core.reads().len() + 3 > message::MOST_LINES {
             return Err(TakeOverError::TooManyVersions { bytes, most });
         }
+        // A supervisor that takes nothing must not hold the keeper up for ever.
+        setsockopt(
+            &socket,
+            SendTimeout,
+            &TimeVal::milliseconds(REPORT_LIMIT_MS),
+        )
+        .map_err(io::Error::from)?;
         // Nothing may be done to the state until it is known whose it is.
         self.core.gate.close();
         let (owned, is_owned) = oneshot::channel();
@@ -204,7 +240,7 @@ impl State {
             socket,
             core: Arc::clone(&self.core),
             tenure,
-            generation: inherited.generation(),
+            generation,
             drain: drain.clone(),
             runtime: Handle::current(),
             owned: Some(owned),
@@ -233,21 +269,34 @@ impl Core {
     ///
     /// If another one has its name, or the name cannot stand in a message.
     pub(crate) fn add(&self, store: Arc<dyn Store>) {
-        let name = store.name().to_owned();
-        let fine = !name.is_empty()
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        assert!(
-            fine,
-            "a store's name is letters, digits, - and _, which {name:?} is not"
-        );
+        self.check_name(store.name());
         let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
-        assert!(
-            stores.iter().all(|other| other.name() != name),
-            "there is a store {name} already"
-        );
         stores.push(store);
+    }
+
+    /// Adds connections with a state of their own.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::add`].
+    pub(crate) fn add_sessions(&self, name: &str, reads: Vec<SchemaRef>) {
+        self.check_name(name);
+        let mut sessions = self
+            .sessions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        sessions.push((name.to_owned(), reads));
+    }
+
+    fn check_name(&self, name: &str) {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        assert!(
+            !name.is_empty() && name.bytes().all(fine),
+            "a name is letters, digits, - and _, which {name:?} is not"
+        );
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.store(name).is_some() || sessions.iter().any(|(other, _)| other == name);
+        assert!(!taken, "the name {name} is taken already");
     }
 
     pub(crate) fn stores(&self) -> Vec<Arc<dyn Store>> {
@@ -264,14 +313,19 @@ impl Core {
     /// What this program can read, for the message in which it says so.
     fn reads(&self) -> Vec<Reads> {
         let stores = self.stores();
-        let each = stores.iter().flat_map(|store| {
-            store.reads().into_iter().map(|schema| Reads {
-                section: store.name().to_owned(),
+        let stores = stores
+            .iter()
+            .map(|store| (store.name().to_owned(), store.reads()));
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        let each = stores.chain(sessions.iter().cloned());
+        let lines = each.flat_map(|(section, schemas)| {
+            schemas.into_iter().map(move |schema| Reads {
+                section: section.clone(),
                 schema: schema.name,
                 version: schema.version,
                 fingerprint: schema.fingerprint.0,
             })
         });
-        each.collect()
+        lines.collect()
     }
 }

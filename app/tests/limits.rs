@@ -16,7 +16,7 @@ use heirloom_app::{Drain, Listener, Outcome, http};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::{
     Request, Response,
-    body::{Bytes, Frame, Incoming},
+    body::{Bytes, Frame},
     service::service_fn,
 };
 use support::{Client, PATIENCE};
@@ -66,7 +66,7 @@ impl Server {
 
 async fn answer(
     stream: Arc<Mutex<Option<Chunks>>>,
-    request: Request<Incoming>,
+    request: Request<http::RequestBody>,
 ) -> Result<Response<Either<Full<Bytes>, StreamBody<Receiving>>>, Infallible> {
     let body = match request.uri().path() {
         "/stream" => {

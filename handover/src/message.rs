@@ -7,6 +7,7 @@
 //! A message is lines of `KEY=VALUE`, the first of which is `MESSAGE=` and its name. Unknown keys are
 //! passed over, so that keys can be added; unknown messages are refused by name.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
@@ -45,6 +46,10 @@ pub enum Purpose {
     /// The receiver only shows that it could: the sender thaws as soon as the copy is complete.
     Rehearsal,
 }
+
+/// Connections by protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(pub BTreeMap<String, u64>);
 
 /// What a supervisor tells an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,6 +200,25 @@ pub enum Report {
         migration: u64,
         /// Since when, in microseconds of `CLOCK_MONOTONIC`.
         at_usec: u64,
+    },
+    /// How many connections have gone to the new generation so far. Comes whenever none is under way,
+    /// at least once soon after [`Report::Yielded`].
+    Moved {
+        /// The migration's number.
+        migration: u64,
+        /// Those that have moved, by protocol.
+        moved: Counts,
+        /// Those that are served here still, by protocol.
+        left: Counts,
+    },
+    /// The old generation has finished and is about to end.
+    Gone {
+        /// The migration's number.
+        migration: u64,
+        /// The connections that have moved, by protocol.
+        moved: Counts,
+        /// The connections that were cut off at the end of the drain.
+        cut: u64,
     },
     /// The state was written to the descriptor that came with [`Order::Save`] or [`Order::Stop`].
     Saved {
@@ -382,6 +406,16 @@ impl Report {
                 migration: migration()?,
                 at_usec: message.number("AT_USEC")?,
             },
+            "MOVED" => Self::Moved {
+                migration: migration()?,
+                moved: message.counts("MOVED")?,
+                left: message.counts("LEFT")?,
+            },
+            "GONE" => Self::Gone {
+                migration: migration()?,
+                moved: message.counts("MOVED")?,
+                cut: message.number("CUT")?,
+            },
             "SAVED" => Self::Saved {
                 migration: migration()?,
                 entries: message.number("ENTRIES")?,
@@ -453,6 +487,22 @@ impl Report {
             Self::Yielded { migration, at_usec } => Text::new("YIELDED")
                 .line("MIGRATION", migration)
                 .line("AT_USEC", at_usec),
+            Self::Moved {
+                migration,
+                moved,
+                left,
+            } => Text::new("MOVED")
+                .line("MIGRATION", migration)
+                .line("MOVED", moved)
+                .line("LEFT", left),
+            Self::Gone {
+                migration,
+                moved,
+                cut,
+            } => Text::new("GONE")
+                .line("MIGRATION", migration)
+                .line("MOVED", moved)
+                .line("CUT", cut),
             Self::Saved {
                 migration,
                 entries,
@@ -534,6 +584,14 @@ impl<'a> Message<'a> {
         cut(self.find("REASON").unwrap_or("no reason was given")).to_owned()
     }
 
+    fn counts(&self, key: &'static str) -> Result<Counts, BadMessage> {
+        let text = self.text(key)?;
+        Counts::parse(text).ok_or_else(|| BadMessage::Value {
+            key,
+            value: cut(text).to_owned(),
+        })
+    }
+
     fn reads(&self) -> Result<Vec<Reads>, BadMessage> {
         let lines = self.lines.iter().filter(|line| line.key == "READS");
         lines
@@ -544,6 +602,33 @@ impl<'a> Message<'a> {
                 })
             })
             .collect()
+    }
+}
+
+impl Counts {
+    /// All of them together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.values().fold(0, |sum, one| sum.saturating_add(*one))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut counts = BTreeMap::new();
+        for one in text.split(',').filter(|one| !one.is_empty()) {
+            let (protocol, count) = one.split_once(':')?;
+            counts.insert(protocol.to_owned(), count.parse().ok()?);
+        }
+        Some(Self(counts))
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (protocol, count)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{protocol}:{count}")?;
+        }
+        Ok(())
     }
 }
 
@@ -633,6 +718,13 @@ mod tests {
         vec![one, raw]
     }
 
+    fn counts(counts: &[(&str, u64)]) -> Counts {
+        let owned = counts
+            .iter()
+            .map(|(protocol, count)| ((*protocol).to_owned(), *count));
+        Counts(owned.collect())
+    }
+
     fn orders() -> Vec<Order> {
         let (migration, reason) = (4, "no room".to_owned());
         vec![
@@ -704,6 +796,16 @@ mod tests {
                 reason,
             },
             Report::Yielded { migration, at_usec },
+            Report::Moved {
+                migration,
+                moved: counts(&[("http/1", 800), ("session", 12)]),
+                left: counts(&[]),
+            },
+            Report::Gone {
+                migration,
+                moved: counts(&[("http/1", 801)]),
+                cut: 1,
+            },
             Report::Saved {
                 migration,
                 entries: 9,

@@ -9,8 +9,10 @@ pub(crate) mod flags;
 mod check;
 mod events;
 mod generate;
+mod inspect;
 mod reload;
 mod run;
+mod snapshot;
 mod status;
 mod stop;
 
@@ -32,6 +34,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(command) => status::status(command),
         Command::Events(command) => events::events(command),
         Command::Stop(command) => stop::stop(command),
+        Command::Snapshot(command) => snapshot::snapshot(command),
+        Command::Inspect(command) => inspect::inspect(&command),
         Command::Check(command) => check::check(&command),
         Command::Generate(command) => generate::generate(&command),
     }

@@ -6,8 +6,8 @@
 //! * [`runner`] carries one service: it feeds the pure machines of `core` and turns their actions
 //!   into system calls.
 //! * What a service is made of: [`plan`] (a program as it was looked up), [`listeners`],
-//!   [`process`] (one generation's process, with [`output`], [`notify_socket`] and [`readiness`]),
-//!   [`store`] (descriptors kept for the next generation), [`family`] (every process it started),
+//!   [`process`] (one generation's process, with [`output`], [`notify_socket`], [`native_socket`] and
+//!   [`readiness`]), [`state_file`] (its state, saved), [`memory`] (room for a second copy), [`store`] (descriptors kept for the next generation), [`family`] (every process it started),
 //!   [`strays`] (those that hide from their family).
 //! * The outside: [`server`] (control socket), [`signals`], [`systemd`], [`history`] (what happened),
 //!   [`inspect`] (what is measured for `status`).
@@ -17,6 +17,8 @@ mod history;
 mod input;
 mod inspect;
 mod listeners;
+mod memory;
+mod native_socket;
 mod notify_socket;
 mod output;
 mod plan;
@@ -25,6 +27,7 @@ mod readiness;
 mod runner;
 mod server;
 mod signals;
+mod state_file;
 mod store;
 mod strays;
 mod supervisor;
@@ -32,5 +35,6 @@ mod systemd;
 mod timer;
 
 pub(crate) use listeners::Inherited;
+pub(crate) use memory::size;
 pub(crate) use plan::look_up;
 pub(crate) use supervisor::{Start, run};

@@ -14,6 +14,8 @@ pub(super) struct Activity {
     body: Body,
     /// Since when the client has taken nothing of what is to be written.
     write_blocked_since: Option<Instant>,
+    /// Whether nothing of a next request is to be read.
+    holds: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,7 @@ impl Activity {
             stage: Stage::Quiet { since: now },
             body: Body::Ended,
             write_blocked_since: None,
+            holds: false,
         }
     }
 
@@ -97,6 +100,16 @@ impl Activity {
     /// Whether nobody but hyper knows where the next request begins.
     pub(super) fn is_spoilt(&self) -> bool {
         !self.is_busy() && self.body == Body::Left
+    }
+
+    /// From now on nothing of a next request is to be read, or again it is.
+    pub(super) fn hold(&mut self, holds: bool) {
+        self.holds = holds;
+    }
+
+    /// Whether hyper may read: it reads ahead, and what it has read it answers.
+    pub(super) fn may_read(&self) -> bool {
+        !self.holds || self.body == Body::Open
     }
 
     /// The response, with its body, has been handed over for writing, or given up.

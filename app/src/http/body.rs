@@ -4,6 +4,7 @@
 //! only to whoever has read all of it.
 
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -13,7 +14,6 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use super::watch::Watch;
 
 /// The body of a request as it arrives.
-#[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
     /// The connection; none with HTTP/2, whose connections do not move.
@@ -56,6 +56,15 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RequestBody")
+            .field("incoming", &self.incoming)
+            .finish_non_exhaustive()
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     Drain,
-    moving::{Kind, Parked, Phase, PhaseWatch, Phases, giving::Mover},
+    moving::{Kind, Parked, Phase, PhaseWatch, Phases, census::Speaks, giving::Mover},
     stream::{Rewound, Stream},
 };
 
@@ -69,8 +69,8 @@ impl Start {
     /// What generations call it.
     pub(super) fn protocol(self) -> &'static str {
         match self {
-            Self::Unknown => "http",
-            Self::Http1 => "http/1",
+            Self::Unknown => Speaks::Unknown.name(),
+            Self::Http1 => Speaks::Http1.name(),
         }
     }
 }
@@ -116,17 +116,26 @@ where
         if !head.is_empty() {
             watch.lock().bytes_arrived(Instant::now());
         }
+        let census = self.drain.census();
         let sniffed = match start {
             Start::Http1 => Sniffed::Http1(head.into()),
-            Start::Unknown => sniff(head, &mut stream, &watch, &mut clock, &mut phases).await,
+            Start::Unknown => {
+                let _counted = census.count(Speaks::Unknown);
+                sniff(head, &mut stream, &watch, &mut clock, &mut phases).await
+            }
         };
         match sniffed {
             Sniffed::Http1(head) => {
+                let _counted = census.count(Speaks::Http1);
                 self.http1(head, stream, &watch, &mut clock, &mut phases)
                     .await;
             }
-            Sniffed::Http2(head) => self.http2(Rewound::new(head, stream)).await,
+            Sniffed::Http2(head) => {
+                let _counted = census.count(Speaks::Http2);
+                self.http2(Rewound::new(head, stream)).await;
+            }
             Sniffed::Move(head, mover) => {
+                let _counted = census.count(Speaks::Unknown);
                 if let Some((head, stream)) = self.moved(Start::Unknown, head, stream, &mover).await
                 {
                     // It stays here after all, and is served with the others that do.
@@ -165,6 +174,7 @@ where
             unread: head,
             version: 0,
             state: Vec::new(),
+            attic: Vec::new(),
         };
         let back = mover.give(parked).await?;
         let stream = Stream::from_descriptor(back.socket).ok()?;
@@ -197,6 +207,7 @@ where
             let phases = stays.as_mut().unwrap_or(&mut *phases);
             let stop = poll_fn(|context| {
                 let phase = phases.poll(context);
+                watch.lock().hold(!matches!(phase, Phase::Serving));
                 // From the freeze on no request is begun; what runs goes on, to its last byte.
                 let goes_on =
                     matches!(phase, Phase::Serving) || !watch.lock().is_between_requests();
@@ -240,6 +251,11 @@ where
             };
             let parts = http.into_parts();
             let (unread, mut socket) = parts.io.into_inner().inner.into_parts();
+            if let Stop::Done = &stop
+                && let Some(upgrade) = watch.take_upgrade()
+            {
+                return upgrade.start(socket, [parts.read_buf, unread].concat());
+            }
             if let Stop::Move(mover) = &stop {
                 let bytes = [parts.read_buf, unread].concat();
                 match self.moved(Start::Http1, bytes, socket, mover).await {

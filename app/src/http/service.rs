@@ -9,14 +9,14 @@ use std::{
 };
 
 use hyper::{
-    Request, Response, Version,
+    Request, Response, StatusCode, Version,
     body::{Body, Frame, Incoming, SizeHint},
     header::{CONNECTION, HeaderValue},
     service::Service,
 };
 
 use super::{body::RequestBody, watch::Watch};
-use crate::Drain;
+use crate::{Drain, websocket::Upgrade};
 
 /// Hears when the requests of a connection start and when their responses have ended.
 pub(super) trait Observer: Clone + Send + 'static {
@@ -60,6 +60,12 @@ where
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            if let Some(upgrade) = response.extensions_mut().remove::<Upgrade>()
+                && response.status() == StatusCode::SWITCHING_PROTOCOLS
+                && let Some(watch) = running.observer.watch()
+            {
+                watch.upgrade_with(upgrade);
             }
             Ok(response.map(|body| ObservedBody {
                 body,

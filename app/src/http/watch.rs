@@ -20,20 +20,36 @@ use super::{
     activity::{Activity, Expiry},
     service::Observer,
 };
-use crate::{Begun, Drain, stream::Rewound};
+use crate::{Begun, Drain, stream::Rewound, websocket::Upgrade};
 
 /// The activity of an HTTP/1 connection, shared by its socket, its service and its clock. All
 /// three run in the connection's own task, so the lock is never waited for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Watch {
     activity: Arc<Mutex<Activity>>,
+    /// What becomes of the connection when hyper is done with it.
+    upgrade: Arc<Mutex<Option<Upgrade>>>,
 }
 
 impl Watch {
     pub(super) fn new() -> Self {
         Self {
             activity: Arc::new(Mutex::new(Activity::new(Instant::now()))),
+            upgrade: Arc::default(),
         }
+    }
+
+    /// The response that is on its way is the last in HTTP.
+    pub(super) fn upgrade_with(&self, upgrade: Upgrade) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+    }
+
+    /// What to go on with when hyper is done, if with anything.
+    pub(super) fn take_upgrade(&self) -> Option<Upgrade> {
+        self.upgrade
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Activity> {
@@ -123,6 +139,10 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.watch.lock().may_read() {
+            // The connection's driver asks again when this changes.
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(context, buffer);
         if buffer.filled().len() > before {

@@ -82,7 +82,7 @@ impl Listener {
     }
 
     /// Wraps an inherited descriptor, or gives it back together with what it really is.
-    pub(super) fn from_descriptor(
+    pub(crate) fn from_descriptor(
         name: String,
         descriptor: OwnedFd,
     ) -> Result<Self, (OwnedFd, &'static str)> {

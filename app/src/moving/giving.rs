@@ -8,12 +8,15 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use heirloom_handover::fds;
+use heirloom_handover::{
+    fds,
+    message::{Counts, Reads},
+};
 use nix::{
     sys::{
         memfd::{MFdFlags, memfd_create},
@@ -25,7 +28,7 @@ use tokio::{
     io::unix::AsyncFd,
     runtime::Handle,
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::sys;
@@ -41,6 +44,9 @@ const WINDOW_MAX: usize = 64;
 /// How long the receiver may take to answer. One that is silent for so long is as good as dead.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
+/// When nothing was to be sent for so long, those that were at rest have all gone.
+const CALM: Duration = Duration::from_millis(10);
+
 /// So many parked connections may wait to be sent; more wait where they are.
 const QUEUE: usize = 1024;
 
@@ -52,8 +58,13 @@ const ANSWER_BYTES: usize = 64;
 pub(crate) struct Mover {
     queue: mpsc::Sender<(Parked, oneshot::Sender<Option<Parked>>)>,
     open: Arc<AtomicBool>,
-    moved: Arc<AtomicU64>,
+    moved: Arc<Mutex<Counts>>,
+    /// What the next generation can read.
+    reads: Vec<Reads>,
 }
+
+/// Called with the connections that have moved so far.
+pub(crate) type Tell = Box<dyn Fn(Counts) + Send + Sync>;
 
 impl Mover {
     /// Begins to send over this lifeline.
@@ -61,12 +72,17 @@ impl Mover {
     /// # Errors
     ///
     /// The system's.
-    pub(crate) fn start(lifeline: OwnedFd, runtime: &Handle) -> io::Result<Self> {
+    pub(crate) fn start(
+        lifeline: OwnedFd,
+        reads: Vec<Reads>,
+        tell: Tell,
+        runtime: &Handle,
+    ) -> io::Result<Self> {
         let _entered = runtime.enter();
         let lifeline = sys::register(lifeline)?;
         let (queue, parked) = mpsc::channel(QUEUE);
         let open = Arc::new(AtomicBool::new(true));
-        let moved = Arc::new(AtomicU64::new(0));
+        let moved = Arc::new(Mutex::new(Counts::default()));
         let sender = Sender {
             lifeline,
             parked,
@@ -74,9 +90,15 @@ impl Mover {
             window: window(),
             open: Arc::clone(&open),
             moved: Arc::clone(&moved),
+            tell,
         };
         runtime.spawn(sender.run());
-        Ok(Self { queue, open, moved })
+        Ok(Self {
+            queue,
+            open,
+            moved,
+            reads,
+        })
     }
 
     /// Gives a connection away. If it cannot be moved, it comes back and stays this generation's.
@@ -92,14 +114,27 @@ impl Mover {
         answered.await.ok().flatten()
     }
 
+    /// The newest of these versions in which the next generation can read the state of connections of
+    /// this name; none if it knows no such connections.
+    pub(crate) fn version_for(&self, name: &str, versions: &[u32]) -> Option<u32> {
+        let known = self.reads.iter().filter(|one| one.section == name);
+        let common = known
+            .map(|one| one.version)
+            .filter(|one| versions.contains(one));
+        common.max()
+    }
+
     /// Whether connections can be moved at all.
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// How many have been moved.
-    pub(crate) fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
+    /// Those that have been moved, by protocol.
+    pub(crate) fn moved(&self) -> Counts {
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -120,7 +155,8 @@ struct Sender {
     under_way: VecDeque<(Parked, oneshot::Sender<Option<Parked>>)>,
     window: usize,
     open: Arc<AtomicBool>,
-    moved: Arc<AtomicU64>,
+    moved: Arc<Mutex<Counts>>,
+    tell: Tell,
 }
 
 impl Sender {
@@ -140,12 +176,15 @@ impl Sender {
     }
 
     async fn send_all(&mut self) -> io::Result<()> {
+        let mut untold = true;
         loop {
             let room = self.under_way.len() < self.window;
+            let calm = self.under_way.is_empty() && untold;
             tokio::select! {
                 biased;
                 answered = next_answer(&self.lifeline, !self.under_way.is_empty()) => {
                     self.answered(answered?);
+                    untold = true;
                     if !self.open.load(Ordering::Relaxed) {
                         return Ok(());
                     }
@@ -154,6 +193,10 @@ impl Sender {
                     Some((parked, answer)) => self.send(parked, answer).await?,
                     None => return Ok(()),
                 },
+                () = sleep(CALM), if calm => {
+                    untold = false;
+                    (self.tell)(self.counts());
+                }
             }
         }
     }
@@ -163,12 +206,12 @@ impl Sender {
         parked: Parked,
         answer: oneshot::Sender<Option<Parked>>,
     ) -> io::Result<()> {
-        let total = parked.unread.len() + parked.state.len();
+        let total = parked.unread.len() + parked.state.len() + parked.attic.len();
         if total > BYTES_MAX {
             let _gone = answer.send(Some(parked));
             return Ok(());
         }
-        let bytes = [&parked.unread[..], &parked.state[..]].concat();
+        let bytes = [&parked.unread[..], &parked.state[..], &parked.attic[..]].concat();
         let file = if total > INLINE_BYTES_MAX {
             match in_file(&bytes) {
                 Ok(file) => Some(file),
@@ -186,6 +229,7 @@ impl Sender {
             version: parked.version,
             unread_bytes: parked.unread.len(),
             state_bytes: parked.state.len(),
+            attic_bytes: parked.attic.len(),
             in_file: file.is_some(),
         };
         let inline = if file.is_some() { &[][..] } else { &bytes };
@@ -219,13 +263,21 @@ impl Sender {
         }
     }
 
+    fn counts(&self) -> Counts {
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     fn answered(&mut self, answered: Answered) {
         let Some((parked, answer)) = self.under_way.pop_front() else {
             return;
         };
         let back = match answered {
             Answered::Taken => {
-                self.moved.fetch_add(1, Ordering::Relaxed);
+                let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+                *moved.0.entry(parked.kind.protocol.clone()).or_default() += 1;
                 None
             }
             Answered::Declined => Some(parked),

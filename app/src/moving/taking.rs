@@ -19,7 +19,11 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::resource::{Resource, getrlimit},
 };
-use tokio::{io::unix::AsyncFd, runtime::Handle, time::timeout};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::Handle,
+    time::{sleep, timeout},
+};
 
 use crate::sys;
 
@@ -27,6 +31,10 @@ use super::{
     Kind, Parked,
     wire::{Announced, Answered, LARGEST_BYTES},
 };
+
+/// How long a connection waits for somebody who serves its kind. A generation that serves no such
+/// connections any more would otherwise keep them for ever.
+const WAITING_LIMIT: Duration = Duration::from_secs(30);
 
 /// So many connections wait at most for somebody who serves their kind.
 const WAITING_MAX: usize = 65_536;
@@ -73,18 +81,36 @@ impl Arrivals {
         self.lock().waiting.len() < WAITING_MAX
     }
 
-    fn arrived(&self, parked: Parked) {
+    fn arrived(self: &Arc<Self>, parked: Parked) {
         let serve = {
             let mut inner = self.lock();
             match inner.serving.get(&parked.kind) {
                 Some(serve) => Arc::clone(serve),
                 None => {
+                    if inner.waiting.is_empty() {
+                        let arrivals = Arc::clone(self);
+                        tokio::spawn(async move { arrivals.give_up_later().await });
+                    }
                     inner.waiting.push_back(parked);
                     return;
                 }
             }
         };
         serve(parked);
+    }
+
+    /// Closes what nobody has come to serve.
+    async fn give_up_later(&self) {
+        sleep(WAITING_LIMIT).await;
+        let unserved = std::mem::take(&mut self.lock().waiting);
+        if let Some(first) = unserved.front() {
+            let (connections, kind) = (unserved.len(), &first.kind);
+            tracing::warn!(
+                connections,
+                ?kind,
+                "nobody serves these connections; they are closed"
+            );
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -127,7 +153,7 @@ pub(crate) fn start(
     Ok(())
 }
 
-async fn take_all(lifeline: &AsyncFd<OwnedFd>, arrivals: &Arrivals) -> io::Result<()> {
+async fn take_all(lifeline: &AsyncFd<OwnedFd>, arrivals: &Arc<Arrivals>) -> io::Result<()> {
     loop {
         let mut ready = lifeline.readable().await?;
         let received =
@@ -176,19 +202,22 @@ fn unpack(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Option<Parked> {
     let socket = descriptors.next()?;
     let mut unread = if announced.in_file {
         let file = File::from(descriptors.next()?);
-        let mut all = vec![0; announced.unread_bytes + announced.state_bytes];
+        let mut all =
+            vec![0; announced.unread_bytes + announced.state_bytes + announced.attic_bytes];
         file.read_exact_at(&mut all, 0).ok()?;
         all
     } else {
         inline.to_vec()
     };
-    let state = unread.split_off(announced.unread_bytes);
+    let mut state = unread.split_off(announced.unread_bytes);
+    let attic = state.split_off(announced.state_bytes);
     Some(Parked {
         kind: announced.kind,
         socket,
         unread,
         version: announced.version,
         state,
+        attic,
     })
 }
 

@@ -23,9 +23,11 @@ pub(crate) const BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) struct Announced {
     pub(crate) kind: Kind,
     pub(crate) version: u32,
-    /// How many bytes were read and not used; the rest are the state.
+    /// How many bytes were read and not used; the state follows them.
     pub(crate) unread_bytes: usize,
     pub(crate) state_bytes: usize,
+    /// What the state's version has no room for, behind the state.
+    pub(crate) attic_bytes: usize,
     pub(crate) in_file: bool,
 }
 
@@ -48,12 +50,13 @@ impl Announced {
             version,
             unread_bytes,
             state_bytes,
+            attic_bytes,
             in_file,
         } = self;
         let in_file = u8::from(*in_file);
         let mut text = format!(
             "MESSAGE=CONNECTION\nPROTOCOL={protocol}\nNAME={name}\nVERSION={version}\n\
-             UNREAD={unread_bytes}\nSTATE={state_bytes}\nIN_FILE={in_file}\n\n"
+             UNREAD={unread_bytes}\nSTATE={state_bytes}\nATTIC={attic_bytes}\nIN_FILE={in_file}\n\n"
         )
         .into_bytes();
         text.extend_from_slice(inline);
@@ -81,11 +84,13 @@ impl Announced {
             version: find("VERSION")?.parse().ok()?,
             unread_bytes: find("UNREAD")?.parse().ok()?,
             state_bytes: find("STATE")?.parse().ok()?,
+            attic_bytes: find("ATTIC")?.parse().ok()?,
             in_file: find("IN_FILE")? == "1",
         };
         let total = announced
             .unread_bytes
             .checked_add(announced.state_bytes)
+            .and_then(|total| total.checked_add(announced.attic_bytes))
             .filter(|total| *total <= BYTES_MAX)?;
         let held = if announced.in_file { 0 } else { total };
         (inline.len() == held).then_some((announced, inline))
@@ -120,7 +125,8 @@ mod tests {
             },
             version: 2,
             unread_bytes: 5,
-            state_bytes: 3,
+            state_bytes: 2,
+            attic_bytes: 1,
             in_file: false,
         }
     }

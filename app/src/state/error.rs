@@ -80,6 +80,14 @@ pub enum TakeError {
         /// The section.
         section: String,
     },
+    /// The copy belongs to another migration; the former generation or the supervisor is at fault.
+    #[error("the copy is that of migration {found}, not of {expected}")]
+    OtherMigration {
+        /// The migration that is under way.
+        expected: u64,
+        /// The one that the copy bears.
+        found: u64,
+    },
     /// Both sides do not hold the same.
     #[error("the copy is not the original: {0}")]
     Mismatch(#[from] StateMismatch),

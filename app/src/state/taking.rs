@@ -15,7 +15,10 @@ use heirloom_handover::{fds, lifeline::Lifeline};
 use heirloom_state_codec::{
     End, EntryLedger, Event, Limits, Manifest, SectionDescriptor, SectionId, SnapshotReader,
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 
 use super::{
     error::{StoreError, TakeError},
@@ -50,6 +53,8 @@ enum Serving {
 #[derive(Debug)]
 pub(super) struct Taking {
     stream: File,
+    /// The migration this is the copy of; none if it comes from a file, which may be of any.
+    migration: Option<u64>,
     /// None if it comes from a file.
     pub(super) lifeline: Option<Lifeline>,
     reader: SnapshotReader,
@@ -64,11 +69,15 @@ pub(super) struct Taking {
 impl Taking {
     pub(super) fn new(
         stream: OwnedFd,
+        migration: Option<u64>,
         lifeline: Option<OwnedFd>,
         stores: Vec<Arc<dyn Store>>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, TakeError> {
+        // The keeper waits for its orders as well.
+        fcntl(&stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
+        Ok(Self {
             stream: File::from(stream),
+            migration,
             lifeline: lifeline.map(Lifeline::new),
             reader: SnapshotReader::new(Limits::default()),
             stores,
@@ -76,7 +85,7 @@ impl Taking {
             ledger: None,
             descriptors: Vec::new(),
             end: None,
-        }
+        })
     }
 
     /// What to wait for before reading on.
@@ -88,8 +97,11 @@ impl Taking {
     pub(super) fn go_on(&mut self) -> Result<Took, TakeError> {
         let count = match self.stream.read(self.reader.space()) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Took::More),
-            Err(error) => return Err(error.into()),
+            Err(error) => match error.kind() {
+                // Somebody else woke the keeper.
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => return Ok(Took::More),
+                _other => return Err(error.into()),
+            },
         };
         if count == 0 {
             self.reader.finish()?;
@@ -98,6 +110,7 @@ impl Taking {
         self.reader.filled(count);
         while let Some(event) = self.reader.poll()? {
             let mut room = Room {
+                migration: self.migration,
                 stores: &self.stores,
                 sections: &mut self.sections,
                 ledger: &mut self.ledger,
@@ -133,6 +146,7 @@ impl Taking {
 
 /// Everything an event may need, apart from the reader it borrows from.
 struct Room<'a> {
+    migration: Option<u64>,
     stores: &'a [Arc<dyn Store>],
     sections: &'a mut HashMap<SectionId, Serving>,
     ledger: &'a mut Option<EntryLedger>,
@@ -143,7 +157,15 @@ struct Room<'a> {
 impl Room<'_> {
     fn take(&mut self, event: Event<'_>) -> Result<Option<End>, TakeError> {
         match &event {
-            Event::Opened { manifest, .. } => self.open(manifest)?,
+            Event::Opened { header, manifest } => {
+                if let Some(expected) = self.migration.filter(|one| *one != header.migration_id) {
+                    return Err(TakeError::OtherMigration {
+                        expected,
+                        found: header.migration_id,
+                    });
+                }
+                self.open(manifest)?;
+            }
             Event::Bulk {
                 section, records, ..
             } => self.apply(

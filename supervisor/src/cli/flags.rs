@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Status(Status),
     Events(Events),
     Stop(Stop),
+    Snapshot(Snapshot),
+    Inspect(Inspect),
     Check(Check),
     Generate(Generate),
 }
@@ -101,8 +103,8 @@ pub(crate) struct Run {
 #[derive(Debug, Args)]
 #[group(id = "Tuning", multiple = true)]
 pub(crate) struct Tuning {
-    /// How one generation takes over from another: auto is overlap for a program that knows nothing
-    /// of Heirloom.
+    /// How one generation takes over from another: auto is handover for a program that speaks the
+    /// protocol, overlap for any other.
     #[arg(long, value_enum)]
     pub(crate) strategy: Option<Strategy>,
     /// How many processes serve at once; they are replaced one after the other [default: 1].
@@ -124,6 +126,21 @@ pub(crate) struct Tuning {
     /// How long a new generation's death still brings the one before it back [default: 10s].
     #[arg(long, value_name = "TIME")]
     pub(crate) probation: Option<Span>,
+    /// How long clients may wait when the state moves: it is copied beforehand until what is left fits
+    /// [default: 5ms].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) pause: Option<Span>,
+    /// The longest the state may stand still when it moves; then the old program goes on with it
+    /// [default: 1s].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) freeze_timeout: Option<Span>,
+    /// Whether a handover of state is refused when memory would not do for two copies
+    /// [default: true].
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) memory_check: Option<bool>,
+    /// Keep the state in this file while nothing runs: a stop saves it, the next start takes it up.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) state_file: Option<PathBuf>,
     /// How often the program must send WATCHDOG=1.
     #[arg(long, value_name = "TIME")]
     pub(crate) watchdog: Option<Span>,
@@ -226,13 +243,61 @@ pub(crate) struct Events {
 
 /// Let everything finish what it has begun, and end
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 ended; 2 usage; 3 no supervisor reached.")]
+#[command(
+    after_help = "Exit status: 0 ended; 1 ended, and a state could not be saved; 2 usage; 3 no supervisor reached."
+)]
 pub(crate) struct Stop {
     #[command(flatten)]
     pub(crate) which: Which,
     /// After so long, end it all the same.
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Span>,
+}
+
+/// Save the state of a running service to a file
+///
+/// The service serves on. The file is whole or not there: it is written beside its place, read back,
+/// and then renamed over FILE.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 saved; 1 refused or failed, FILE is as it was; 2 usage; 3 no supervisor reached; \
+4 timed out waiting, outcome unknown."
+)]
+pub(crate) struct Snapshot {
+    /// The service; not needed when there is only one.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// The file. The supervisor writes it, with the rights of its own user.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Which instance, from 0, of a service that has several: each has a state of its own.
+    #[arg(long, value_name = "N")]
+    pub(crate) instance: Option<usize>,
+    /// Wait at most this long.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Span>,
+    /// Print what was saved as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Tell what a saved state holds, and whether it is sound
+///
+/// Needs neither the program that wrote it nor a supervisor. Every checksum is checked, every entry
+/// counted; of a damaged file it says what is wrong and at which byte.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 sound; 1 damaged; 2 usage, or it cannot be read.")]
+pub(crate) struct Inspect {
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Also print the shapes of keys and values.
+    #[arg(long)]
+    pub(crate) shapes: bool,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Validate a configuration and print it with every default filled in

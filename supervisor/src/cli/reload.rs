@@ -10,6 +10,7 @@ use crate::config::service::Span;
 use crate::control::client;
 use crate::control::place::Wanted;
 use crate::control::protocol::{Event, Outcome, Reply, Report, Request};
+use crate::daemon::size;
 
 pub(crate) fn reload(command: Reload) -> ExitCode {
     let request = Request::Reload {
@@ -54,7 +55,7 @@ fn hand_over(wanted: &Wanted, request: &Request, timeout: Option<Span>, json: bo
                 worst = worse(worst, status_of(report.outcome));
             }
             Ok(Some(Reply::Refused(refusal))) => return refused(&refusal),
-            Ok(Some(Reply::Event(_) | Reply::Status(_) | Reply::Done)) => {}
+            Ok(Some(Reply::Event(_) | Reply::Status(_) | Reply::Saved(_) | Reply::Done)) => {}
             Ok(None) => return worst.into(),
             // It was asked; what came of it cannot be told.
             Err(error) => {
@@ -108,8 +109,9 @@ fn tell(report: &Report, json: bool) {
     } = report;
     match report.outcome {
         Outcome::Committed => {
+            let state = state_of(report);
             say(&format!(
-                "{service}: generation {to} serves (before: {from}; {total_ms:.1} ms)"
+                "{service}: generation {to} serves (before: {from}; {total_ms:.1} ms{state})"
             ));
         }
         Outcome::Rehearsed => {
@@ -136,6 +138,25 @@ fn tell(report: &Report, json: bool) {
             }
         }
     }
+}
+
+/// What a handover of state came to; nothing if there was none.
+fn state_of(report: &Report) -> String {
+    let Report {
+        pause_ms,
+        snapshot_bytes,
+        delta_rounds,
+        ..
+    } = report;
+    if report.strategy != "handover" {
+        return String::new();
+    }
+    let rounds = match delta_rounds {
+        1 => "1 round".to_owned(),
+        more => format!("{more} rounds"),
+    };
+    let bytes = size(*snapshot_bytes);
+    format!(", paused {pause_ms:.1} ms, {bytes} of state in {rounds}")
 }
 
 #[cfg(test)]

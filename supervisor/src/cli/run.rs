@@ -107,6 +107,13 @@ impl Tuning {
             ready_timeout: self.ready_timeout.unwrap_or(default.ready_timeout),
             drain_timeout: self.drain_timeout.unwrap_or(default.drain_timeout),
             probation: self.probation.unwrap_or(default.probation),
+            pause: self.pause.unwrap_or(default.pause),
+            freeze_timeout: self.freeze_timeout.unwrap_or(default.freeze_timeout),
+            memory_check: self.memory_check.unwrap_or(default.memory_check),
+            // What a path means must not depend on where a later reader of it stands.
+            state_file: self
+                .state_file
+                .map(|path| std::path::absolute(&path).unwrap_or(path)),
             watchdog: self.watchdog,
             most_draining: self.most_draining.unwrap_or(default.most_draining),
             directory: self.directory,

@@ -127,9 +127,41 @@ impl Service {
                 twice.name, twice.address
             ));
         }
+        self.check_state()?;
         let odd = |text: &str| text.is_empty() || text.contains(['=', '\0']);
         if let Some(name) = self.environment.keys().find(|name| odd(name)) {
             return Err(format!("`{name}` cannot be the name of a variable"));
+        }
+        Ok(())
+    }
+}
+
+impl Service {
+    /// What is said of its state.
+    fn check_state(&self) -> Result<(), String> {
+        if self.freeze_timeout.0.is_zero() {
+            return Err("freeze_timeout must be longer than nothing; 1s is the default".to_owned());
+        }
+        if self.pause.0 > self.freeze_timeout.0 {
+            return Err(format!(
+                "pause ({}) is longer than freeze_timeout ({}), which would end it",
+                self.pause, self.freeze_timeout
+            ));
+        }
+        let Some(path) = &self.state_file else {
+            return Ok(());
+        };
+        if self.instances.0 > 1 {
+            return Err(format!(
+                "state_file needs instances = 1: each of {} instances has a state of its own",
+                self.instances.0
+            ));
+        }
+        if !path.is_absolute() || path.file_name().is_none() {
+            return Err(format!(
+                "state_file = \"{}\" must be the whole path of a file, from /",
+                path.display()
+            ));
         }
         Ok(())
     }
@@ -175,13 +207,17 @@ mod tests {
             [service.web]
             command = ["web", "--verbose"]
             listen = ["http=tcp:0.0.0.0:8080", "admin=unix:/run/shop/admin.sock,mode=600"]
-            strategy = "sequential"
-            instances = 3
+            strategy = "handover"
+            instances = 1
             ready = "exec:curl -f http://127.0.0.1:8080"
             stop_signal = "QUIT"
             ready_timeout = "5s"
             drain_timeout = "1m"
             probation = "0s"
+            pause = "2ms"
+            freeze_timeout = "3s"
+            memory_check = false
+            state_file = "/var/lib/shop/state"
             watchdog = "2s"
             most_draining = 2
             directory = "/srv"
@@ -223,6 +259,22 @@ mod tests {
                 "listened on twice",
             ),
             ("[service.a]\ncommand=[\"x\"]\ninstances=0", "from 1 to 256"),
+            (
+                "[service.a]\ncommand=[\"x\"]\ninstances=2\nstate_file=\"/s\"",
+                "instances = 1",
+            ),
+            (
+                "[service.a]\ncommand=[\"x\"]\nstate_file=\"s\"",
+                "the whole path",
+            ),
+            (
+                "[service.a]\ncommand=[\"x\"]\npause=\"2s\"",
+                "longer than freeze_timeout",
+            ),
+            (
+                "[service.a]\ncommand=[\"x\"]\nfreeze_timeout=\"0s\"",
+                "longer than nothing",
+            ),
         ];
         for (text, part) in cases {
             let error = read_text(text).unwrap_err();

@@ -43,6 +43,15 @@ pub(crate) struct Service {
     pub(crate) drain_timeout: Span,
     /// How long a new generation may still be undone by its own death.
     pub(crate) probation: Span,
+    /// How long clients may wait at a handover of state: the copy goes on until less would do.
+    pub(crate) pause: Span,
+    /// The longest the state may stand still at a handover; then the old one goes on with it.
+    pub(crate) freeze_timeout: Span,
+    /// Whether a handover of state is refused when memory would not do for two copies.
+    pub(crate) memory_check: bool,
+    /// Where the state is kept while nothing runs; it is lost with the last process if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state_file: Option<PathBuf>,
     /// How often the program must send `WATCHDOG=1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) watchdog: Option<Span>,
@@ -78,6 +87,10 @@ impl Default for Service {
             ready_timeout: Span(Duration::from_secs(60)),
             drain_timeout: Span(Duration::from_secs(30)),
             probation: Span(Duration::from_secs(10)),
+            pause: Span(Duration::from_millis(5)),
+            freeze_timeout: Span(Duration::from_secs(1)),
+            memory_check: true,
+            state_file: None,
             watchdog: None,
             most_draining: MostDraining(8),
             directory: None,
@@ -93,8 +106,10 @@ impl Default for Service {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Strategy {
-    /// What fits the program: overlap for one that knows nothing of Heirloom.
+    /// What fits the program: handover for one that speaks the protocol, overlap for any other.
     Auto,
+    /// The state moves from the old one to the new one; a program that cannot is refused.
+    Handover,
     /// The new one is ready before the old one is told to stop.
     Overlap,
     /// The old one has ended before the new one starts; clients wait meanwhile.

@@ -3,6 +3,8 @@
 //! Fields are only ever added. One line of JSON each; a connection carries one request and the
 //! replies to it.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// The longest request, in bytes, its newline included.
@@ -35,6 +37,15 @@ pub(crate) enum Request {
     },
     /// Hand over to the last proven program.
     Rollback { service: Option<String> },
+    /// Save a service's state to a file: [`Saved`].
+    Snapshot {
+        service: Option<String>,
+        /// Which instance, if there are several.
+        #[serde(default)]
+        instance: Option<usize>,
+        /// The file, from `/`.
+        path: PathBuf,
+    },
     /// Let everything finish and end.
     Stop {
         /// After so long, end it all the same.
@@ -53,6 +64,8 @@ pub(crate) enum Reply {
     Status(Status),
     /// A handover has ended.
     Report(Report),
+    /// A state was saved.
+    Saved(Saved),
     /// The request was not carried out.
     Refused(Refusal),
     /// This was the last of it.
@@ -113,6 +126,26 @@ pub(crate) enum EventKind {
     Failed,
     /// It served and ended without being asked to.
     Died,
+    /// It copies its state, for the one that takes over.
+    Copying,
+    /// The copy is so close that a freeze would be short.
+    Converged,
+    /// Its state stands still, and the copy is complete.
+    Frozen,
+    /// The handover of its state was called off; it owns it again.
+    Thawed,
+    /// It has seen that the new generation owns the state.
+    Yielded,
+    /// It has taken the state over.
+    TakenOver,
+    /// It begins without the state of the one before it.
+    NotTakenOver,
+    /// Its state was saved to a file.
+    Saved,
+    /// Its state could not be saved.
+    NotSaved,
+    /// It has taken up a state that was saved.
+    Restored,
     /// It was told to finish and end.
     Draining,
     /// It was killed.
@@ -189,6 +222,12 @@ pub(crate) struct GenerationStatus {
     pub(crate) rss_bytes: u64,
     /// What it says of itself (`STATUS=`).
     pub(crate) status: Option<String>,
+    /// Whether it speaks the handover protocol.
+    #[serde(default)]
+    pub(crate) native: bool,
+    /// Its version, as it told; `null` for a plain program.
+    #[serde(default)]
+    pub(crate) version: Option<String>,
 }
 
 /// How a handover ended.
@@ -205,15 +244,36 @@ pub(crate) struct Report {
     pub(crate) reason: Option<String>,
     /// From being asked for to its end.
     pub(crate) total_ms: f64,
-    /// How long clients may have waited: for a sequential handover, from the moment the old one
-    /// was told to stop.
+    /// How long clients may have waited: for a handover of state, as long as it stood still (the
+    /// longest of several instances); for a sequential one, from the moment the old one was told to
+    /// stop.
     pub(crate) pause_ms: f64,
+    /// The longest that a request may have been held up by the copy before that.
+    #[serde(default)]
+    pub(crate) stall_ms: f64,
+    /// Entries of state that were taken over.
+    #[serde(default)]
+    pub(crate) entries: u64,
     pub(crate) snapshot_bytes: u64,
     pub(crate) delta_rounds: u64,
     pub(crate) connections_moved: u64,
     /// The last lines the failed generation wrote to its standard error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) stderr: Vec<String>,
+}
+
+/// A state that was saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) service: String,
+    pub(crate) generation: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    pub(crate) entries: u64,
+    /// Rounds of changes written.
+    pub(crate) rounds: u64,
+    /// How long the state stood still.
+    pub(crate) pause_ms: f64,
 }
 
 /// What came of a handover.

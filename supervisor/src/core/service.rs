@@ -105,6 +105,31 @@ impl Service {
         self.proven.contains(&plan)
     }
 
+    /// The serving process whose place a starting one is to take.
+    pub(crate) fn predecessor(&self, process: ProcessId) -> Option<ProcessId> {
+        let Activity::Replacing(rollout) = &self.activity else {
+            return None;
+        };
+        if rollout.stage != Stage::Starting(process) {
+            return None;
+        }
+        match self.slots.get(rollout.slot) {
+            Some(Slot::Serving { process, .. }) => Some(*process),
+            Some(Slot::Vacant | Slot::Starting { .. } | Slot::BackingOff { .. }) | None => None,
+        }
+    }
+
+    /// The process that is about to serve and whose place another starting one is to take.
+    pub(crate) fn starting_predecessor(&self, process: ProcessId) -> Option<ProcessId> {
+        let Activity::Replacing(rollout) = &self.activity else {
+            return None;
+        };
+        match self.slots.get(rollout.slot) {
+            Some(Slot::Starting { process: old, .. }) if *old != process => Some(*old),
+            Some(_) | None => None,
+        }
+    }
+
     /// Whether it was told to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping

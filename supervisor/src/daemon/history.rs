@@ -69,6 +69,8 @@ fn log(event: &Event) {
         | EventKind::Died
         | EventKind::Aborted
         | EventKind::RolledBack
+        | EventKind::NotTakenOver
+        | EventKind::NotSaved
         | EventKind::BackingOff => tracing::warn!(service, generation, "{text}"),
         EventKind::Listener
         | EventKind::Asked
@@ -76,6 +78,14 @@ fn log(event: &Event) {
         | EventKind::Waiting
         | EventKind::Started
         | EventKind::Ready
+        | EventKind::Copying
+        | EventKind::Converged
+        | EventKind::Frozen
+        | EventKind::Thawed
+        | EventKind::Yielded
+        | EventKind::TakenOver
+        | EventKind::Saved
+        | EventKind::Restored
         | EventKind::Draining
         | EventKind::Killed
         | EventKind::Gone

@@ -1,10 +1,13 @@
 //! Everything that can happen to the supervisor, in one queue.
 
+use std::path::PathBuf;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::plan::{Plan, Unusable};
 use super::readiness::Seen;
-use crate::control::protocol::{Refusal, Report, Request, Status};
+use super::state_file::{Draft, Unsaved};
+use crate::control::protocol::{Refusal, Report, Request, Saved, Status};
 use crate::core::generation;
 use crate::core::service::ProcessId;
 use heirloom_handover::fds::Received;
@@ -55,10 +58,17 @@ pub(crate) enum Asked {
         request: Request,
         answer: oneshot::Sender<Result<Vec<Awaited>, Refusal>>,
     },
-    /// The answer comes when everything has ended.
+    /// A service's state is to be saved.
+    Snapshot {
+        service: Option<String>,
+        instance: Option<usize>,
+        path: PathBuf,
+        answer: oneshot::Sender<Result<Saved, Refusal>>,
+    },
+    /// The answer comes when everything has ended: what went wrong on the way.
     Stop {
         timeout_ms: Option<u64>,
-        answer: oneshot::Sender<()>,
+        answer: oneshot::Sender<Vec<String>>,
     },
 }
 
@@ -83,6 +93,12 @@ pub(crate) enum ServiceInput {
     BackoffOver(usize),
     /// What concerns one of its processes.
     Process(ProcessId, ProcessInput),
+    /// A file for a state was made, or could not be.
+    Drafted(u64, Box<Result<Draft, Unsaved>>),
+    /// A state has taken too long to be saved.
+    SaveOver(u64),
+    /// A saved state was put in its place, or could not be.
+    Kept(u64, Result<u64, Unsaved>),
     /// A stored descriptor reported an error or a hang-up.
     StoredClosed(u64),
 }
@@ -96,6 +112,18 @@ pub(crate) enum ProcessInput {
     Seen(Seen),
     /// It sent a message.
     Notified(Received),
+    /// It sent a message of the handover protocol.
+    Reported(heirloom_handover::message::Report),
+    /// A death that may have led to what was said of its migration has had the time to be seen.
+    CatchUp,
+    /// It sent what is no message of the handover protocol.
+    Garbled(String),
+    /// Nothing more of the handover protocol will be heard of it.
+    Deaf,
+    /// It has had the time to die of what made it deaf.
+    StillDeaf,
+    /// The step of its migration that was allowed under this number has taken its time.
+    StepOver(u64),
     /// Its program could not be executed yet; try again.
     TryAgain,
     /// The command that tests its readiness is to run once more.

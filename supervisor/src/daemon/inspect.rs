@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use nix::unistd::Pid;
 
@@ -35,7 +36,7 @@ fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &B
         generation: generation.generation,
         instance: generation.instance,
     };
-    generation.rss_bytes = resident(pid).unwrap_or(0);
+    generation.rss_bytes = resident(Path::new("/proc"), pid).unwrap_or(0);
     let mut held = BTreeSet::new();
     for member in family.members() {
         for entry in fs::read_dir(format!("/proc/{member}/fd"))
@@ -107,8 +108,8 @@ fn unix_connection(line: &str) -> Option<Connection> {
 }
 
 /// Resident memory from `/proc/PID/statm`, in bytes.
-fn resident(pid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+pub(super) fn resident(proc: &Path, pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(proc.join(format!("{pid}/statm"))).ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * u64::try_from(page).ok()?)
@@ -142,6 +143,6 @@ mod tests {
 
     #[test]
     fn the_memory_of_this_process_is_read() {
-        assert!(resident(std::process::id().cast_signed()).unwrap() > 100_000);
+        assert!(resident(Path::new("/proc"), std::process::id().cast_signed()).unwrap() > 100_000);
     }
 }

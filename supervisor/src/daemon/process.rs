@@ -6,19 +6,21 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::WaitStatus;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use heirloom_handover::environment as names;
+use heirloom_handover::message::{Order, Reads};
 
 use super::family::Family;
 use super::listeners::Set;
+use super::native_socket::NativeSocket;
 use super::notify_socket::NotifySocket;
 use super::output::{Output, Standard};
 use super::plan::{Plan, Unusable};
@@ -45,6 +47,7 @@ pub(crate) struct Process {
     pub(crate) output_over: bool,
     pub(crate) output: Option<Output>,
     pub(crate) notify: Option<NotifySocket>,
+    pub(crate) native: Native,
     /// Why it failed, if it did.
     pub(crate) reason: Option<String>,
     /// What it says of itself.
@@ -74,6 +77,78 @@ pub(crate) struct Deadlines {
     pub(crate) watchdog: Option<Timer>,
     /// The next attempt to execute its program.
     pub(crate) again: Option<Timer>,
+    /// Until it is ended because its state is gone.
+    pub(crate) bereft: Option<Timer>,
+    /// Until it is clear that it is deaf and not dying.
+    pub(crate) deaf: Option<Timer>,
+}
+
+/// What a process has to do with the handover protocol.
+#[derive(Debug, Default)]
+pub(crate) struct Native {
+    pub(crate) socket: Option<NativeSocket>,
+    /// What it said of itself; none as long as it may be a plain program.
+    pub(crate) hello: Option<Hello>,
+    pub(crate) custody: Custody,
+    /// Whether nothing more will be heard of it.
+    pub(crate) deaf: bool,
+    /// Whether its state comes from a file.
+    pub(crate) restored: bool,
+    /// What the other side said of a migration that its death ended.
+    pub(crate) remark: Option<String>,
+    /// The number of the last migration it said to have taken its state back from.
+    pub(crate) thawed: u64,
+}
+
+/// Why a process cannot be given an order.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Untold {
+    #[error("it does not read its messages")]
+    Full,
+    #[error("it has closed its socket of the handover protocol")]
+    Closed,
+    #[error("the supervisor is short: {0}")]
+    System(io::Error),
+}
+
+impl Untold {
+    /// What it means, where a death or a deafness that is told by itself means more.
+    pub(crate) fn unless_closed(self) -> Option<String> {
+        match self {
+            Self::Closed => None,
+            Self::Full | Self::System(_) => Some(self.to_string()),
+        }
+    }
+}
+
+/// What a native program says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Hello {
+    pub(crate) version: String,
+    pub(crate) reads: Vec<Reads>,
+}
+
+/// Whether a process has the service's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Custody {
+    /// Nothing was said of it yet; a plain program has whatever it has.
+    #[default]
+    Unasked,
+    /// It waits until a state is in its place: one that is being saved, or taken up by another process.
+    Waiting,
+    /// It takes the state over from another process.
+    Receiving,
+    /// It takes a saved state up, by an order of this number; `ready` once it has verified it.
+    Restoring { number: u64, ready: bool },
+    /// It has it.
+    Owner,
+    /// It was let go before it had it.
+    Dismissed,
+    /// Another has it, by a migration of this number, and it has not said that it knows; `retire` if it
+    /// is to be told to end once it does.
+    Parting { number: u64, retire: bool },
+    /// Another has it, and it knows.
+    Yielded,
 }
 
 impl Process {
@@ -96,6 +171,40 @@ impl Process {
         }
     }
 
+    /// Sends an order of the handover protocol, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Untold`]; the order was not sent.
+    pub(crate) fn order(&self, order: &Order, along: &[BorrowedFd<'_>]) -> Result<(), Untold> {
+        let Some(socket) = &self.native.socket else {
+            return Err(Untold::Closed);
+        };
+        socket
+            .tell(order, along)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => Untold::Full,
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Untold::Closed,
+                _other => Untold::System(error),
+            })
+    }
+
+    /// Whether its main process has ended, also when that was not told yet.
+    pub(crate) fn is_dead(&self) -> bool {
+        let Some(family) = &self.family else {
+            return false;
+        };
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        family.main_is_reaped
+            || waitid(Id::Pid(family.main), look).is_ok_and(|is| is != WaitStatus::StillAlive)
+    }
+
+    /// Whether it has ended or seems to: a process that ends closes its socket first.
+    pub(crate) fn is_ending(&self) -> bool {
+        let socket = self.native.socket.as_ref();
+        self.is_dead() || socket.is_some_and(NativeSocket::is_closed)
+    }
+
     /// Whether nothing of it is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.family
@@ -111,6 +220,15 @@ pub(crate) struct Number {
     pub(crate) instance: usize,
 }
 
+/// How a process is heard and spoken to.
+#[derive(Debug)]
+pub(crate) struct Ends<'a> {
+    pub(crate) notify: &'a NotifySocket,
+    /// Its end of the socket of the handover protocol.
+    pub(crate) native: OwnedFd,
+    pub(crate) standard: Standard,
+}
+
 /// Starts a plan's program once.
 ///
 /// # Errors
@@ -121,8 +239,7 @@ pub(crate) fn start(
     number: Number,
     listeners: &Set,
     store: &Store,
-    notify: &NotifySocket,
-    standard: Standard,
+    ends: Ends<'_>,
     open_files: (u64, u64),
 ) -> Result<Pid, Unusable> {
     let system = |error: io::Error| plan.explain_system(&error);
@@ -133,16 +250,18 @@ pub(crate) fn start(
     for (_, fd) in store.iter() {
         inherited.push(fd.try_clone_to_owned().map_err(system)?);
     }
+    // Behind all that LISTEN_FDS counts.
+    inherited.push(ends.native);
     let command = Command {
         program: plan.program()?,
         arguments: arguments(plan)?,
-        environment: environment(plan, number, listeners, store, notify),
+        environment: environment(plan, number, listeners, store, ends.notify),
         directory: plan
             .directory
             .as_fd()
             .try_clone_to_owned()
             .map_err(system)?,
-        standard,
+        standard: ends.standard,
         inherited,
         identity: plan.user.clone(),
         open_files,
@@ -202,6 +321,8 @@ fn environment(
     set(names::HEIRLOOM_INSTANCE, &number.instance.to_string());
     set(names::HEIRLOOM_SERVICE, &plan.service.name);
     set(names::NOTIFY_SOCKET, &notify.address);
+    let native = (names::FIRST_FD..).nth(fd_names.len());
+    set(names::HEIRLOOM_FD, &native.unwrap_or_default().to_string());
     if let Some(watchdog) = plan.service.watchdog {
         set(names::WATCHDOG_USEC, &watchdog.0.as_micros().to_string());
         environment.set_to_pid(names::WATCHDOG_PID);

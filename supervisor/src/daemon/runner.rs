@@ -1,13 +1,25 @@
 //! One service as it runs.
 //!
 //! Owns its processes, listeners, plans and deadlines, and carries what happens to them into the
-//! pure machines and their actions out into the world. Which handover comes next, and what a client
-//! is told of it, is in [`handovers`]; the life of single processes in [`lives`], how they are started
-//! in [`starts`], what they say in [`notices`].
+//! pure machines and their actions out into the world.
+//!
+//! * Handovers: which comes next is in [`handovers`], what a client is told of it in [`reports`].
+//! * Processes: their life is in [`lives`], their time in [`deadlines`], how they are started in
+//!   [`starts`], what they say in [`notices`], how they are told to go in [`partings`].
+//! * Native programs: they are spoken with in [`natives`]; their state moves in [`migrations`], to
+//!   [`outcomes`], is saved in [`saves`] and taken up in [`restores`].
 
+mod deadlines;
 mod handovers;
 mod lives;
+mod migrations;
+mod natives;
 mod notices;
+mod outcomes;
+mod partings;
+mod reports;
+mod restores;
+mod saves;
 mod starts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,6 +43,8 @@ use crate::core::generation::Phase;
 use crate::core::service::{self as machine, Action, Event, PlanId, Policy, ProcessId, State};
 use handovers::{Active, Job, Parting, Proving};
 use lives::Failure;
+use migrations::Migration;
+use saves::Save;
 use starts::ReadyCommand;
 
 /// What every service shares.
@@ -80,6 +94,16 @@ pub(crate) struct Runner {
     looking_up: Option<(Job, Timer)>,
     active: Option<Active>,
     backoffs: BTreeMap<usize, Timer>,
+    /// States that are moving, by the process that is to own them.
+    migrations: BTreeMap<ProcessId, Migration>,
+    /// The last number of a migration, a snapshot or a state that was saved or taken up.
+    last_migration: u64,
+    /// A state that is being saved.
+    saving: Option<Save>,
+    /// What could not be saved.
+    unsaved: Vec<String>,
+    /// It is to stop as soon as it is known who owns a state.
+    stop_wanted: bool,
     /// A handover that has committed and is not reported yet.
     parting: Option<Parting>,
     proving: Vec<Proving>,
@@ -123,6 +147,11 @@ impl Runner {
             looking_up: None,
             active: None,
             backoffs: BTreeMap::new(),
+            migrations: BTreeMap::new(),
+            last_migration: 0,
+            saving: None,
+            unsaved: Vec::new(),
+            stop_wanted: false,
             parting: None,
             proving: Vec::new(),
             restoring: None,
@@ -147,7 +176,7 @@ impl Runner {
 
     /// Whether nothing of it runs after it was told to stop.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped
+        self.stopped && !self.is_keeping()
     }
 
     /// Whether a handover runs, waits or is being prepared.
@@ -166,6 +195,12 @@ impl Runner {
 
     /// Lets everything finish and end, or ends it now.
     pub(crate) fn stop(&mut self, at_once: bool) {
+        if !at_once && self.is_undecided() {
+            // A commit is under way: a moment later it is known whose state is to be saved.
+            self.stop_wanted = true;
+            return;
+        }
+        self.stop_wanted = false;
         self.parted();
         self.starting_again = None;
         for job in self
@@ -195,6 +230,9 @@ impl Runner {
             ServiceInput::StoredClosed(key) => self.store.closed(key),
             ServiceInput::Parted => self.parted(),
             ServiceInput::StartAgain => self.start_anew(),
+            ServiceInput::Drafted(number, made) => self.drafted(number, *made),
+            ServiceInput::SaveOver(number) => self.save_took_too_long(number),
+            ServiceInput::Kept(number, kept) => self.kept(number, kept),
         }
     }
 
@@ -206,6 +244,7 @@ impl Runner {
                 self.act(action, &mut events);
             }
         }
+        self.welcome_waiting();
         self.begin_next();
     }
 
@@ -289,6 +328,12 @@ impl Runner {
             connections: 0,
             rss_bytes: 0,
             status: process.status.clone(),
+            native: process.native.hello.is_some(),
+            version: process
+                .native
+                .hello
+                .as_ref()
+                .map(|hello| hello.version.clone()),
         });
         ServiceStatus {
             name: self.service.name.clone(),
@@ -338,7 +383,7 @@ fn phase_word(phase: Phase) -> &'static str {
 fn policy(service: &Service) -> Policy {
     Policy {
         strategy: match service.strategy {
-            Strategy::Auto | Strategy::Overlap => machine::Strategy::Overlap,
+            Strategy::Auto | Strategy::Handover | Strategy::Overlap => machine::Strategy::Overlap,
             Strategy::Sequential => machine::Strategy::Sequential,
         },
         instances: service.instances.0,

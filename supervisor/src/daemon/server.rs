@@ -162,11 +162,37 @@ impl Client {
                 let (answer, stopped) = oneshot::channel();
                 self.ask(Asked::Stop { timeout_ms, answer }).await?;
                 let mut silence = [0];
-                tokio::select! {
+                let unsaved = tokio::select! {
                     stopped = stopped => stopped.map_err(|_| ended())?,
                     // Whoever asked says nothing more; whatever comes is its end.
                     _end = self.stream.read(&mut silence) => return Ok(()),
+                };
+                if !unsaved.is_empty() {
+                    return self.refuse(Fault::State, &unsaved.join("; ")).await;
                 }
+            }
+            Request::Snapshot {
+                service,
+                instance,
+                path,
+            } => {
+                if !path.is_absolute() {
+                    let reason = "the path of a snapshot begins with /";
+                    return self.refuse(Fault::Usage, reason).await;
+                }
+                let (answer, saved) = oneshot::channel();
+                let asked = Asked::Snapshot {
+                    service,
+                    instance,
+                    path,
+                    answer,
+                };
+                self.ask(asked).await?;
+                let reply = match saved.await.map_err(|_| ended())? {
+                    Ok(saved) => Reply::Saved(saved),
+                    Err(refusal) => return self.tell(&Reply::Refused(refusal)).await,
+                };
+                self.tell(&reply).await?;
             }
             request @ (Request::Reload { .. } | Request::Rollback { .. }) => {
                 let (_, events) = history.follow();

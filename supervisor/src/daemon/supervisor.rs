@@ -142,6 +142,7 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
         reloading: false,
         refused: None,
         stop_waiters: Vec::new(),
+        unsaved: Vec::new(),
         stop_limit: None,
     };
     let strays = Strays::spare_those_there_are();
@@ -188,7 +189,9 @@ struct Supervisor {
     reloading: bool,
     /// Why the last reload by a signal was refused.
     refused: Option<String>,
-    stop_waiters: Vec<oneshot::Sender<()>>,
+    stop_waiters: Vec<oneshot::Sender<Vec<String>>>,
+    /// States that could not be saved when their processes were stopped.
+    unsaved: Vec<String>,
     stop_limit: Option<Timer>,
 }
 
@@ -331,6 +334,8 @@ impl Supervisor {
     /// After each input: what follows from the state of all services together. Says whether this is
     /// the end.
     fn settle(&mut self) -> bool {
+        let unsaved: Vec<String> = self.runners().flat_map(Runner::take_unsaved).collect();
+        self.unsaved.extend(unsaved);
         self.removed.retain(|runner| !runner.is_stopped());
         if self.stage == Stage::Starting {
             let known: Option<Vec<bool>> = self.services.values().map(Runner::came_up).collect();
@@ -382,7 +387,7 @@ impl Supervisor {
     fn end(&mut self) -> ExitCode {
         for waiter in self.stop_waiters.drain(..) {
             // The client may have gone.
-            let _gone = waiter.send(());
+            let _gone = waiter.send(self.unsaved.clone());
         }
         match self.stage {
             Stage::GivingUp => exit::FAILED.into(),

@@ -84,6 +84,12 @@ impl Setup {
         }
     }
 
+    /// The same with another program.
+    pub(crate) fn with_program(mut self, command: &[String]) -> Self {
+        self.program = command.to_vec();
+        self
+    }
+
     /// A supervisor of what a configuration says; `{dir}` in it is the test's directory.
     pub(crate) fn configuration(text: &str) -> Self {
         let mut setup = Self::program([]);

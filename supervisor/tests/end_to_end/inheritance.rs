@@ -94,11 +94,12 @@ fn exactly_the_designed_variables_and_descriptors() {
         ("NOTIFY_SOCKET", notify),
         ("WATCHDOG_USEC", "20000000"),
         ("WATCHDOG_PID", pid.as_str()),
+        ("HEIRLOOM_FD", "5"),
     ]);
     assert_eq!(heirlooms(&report), expected);
     assert_eq!(report["env"]["COLOUR"], "blue");
     let fds: Vec<&String> = report["fds"].as_object().unwrap().keys().collect();
-    assert_eq!(fds, ["0", "1", "2", "3", "4"], "{}", report["fds"]);
+    assert_eq!(fds, ["0", "1", "2", "3", "4", "5"], "{}", report["fds"]);
     assert_eq!(report["fds"]["0"], "/dev/null");
     supervisor.stop();
 }
@@ -142,7 +143,7 @@ fn stray_descriptors_of_the_supervisor_do_not_reach_the_program() {
     let supervisor = witness(HTTP).launcher(launcher).start();
     let fds = &report(&supervisor, 1)["fds"];
     let numbers: Vec<&String> = fds.as_object().unwrap().keys().collect();
-    assert_eq!(numbers, ["0", "1", "2", "3"], "{fds}");
+    assert_eq!(numbers, ["0", "1", "2", "3", "4"], "{fds}");
     assert!(fds["3"].as_str().unwrap().starts_with("socket:"), "{fds}");
     supervisor.stop();
 }

@@ -95,8 +95,8 @@ os.execvp(sys.argv[1], sys.argv[1:])";
     assert!(open_descriptors(supervisor.pid()) > 5000);
     for _ in 0..3 {
         let (_, pid) = supervisor.serving();
-        // Standard input, output and error, and the listener.
-        assert_eq!(descriptors(pid), BTreeSet::from([0, 1, 2, 3]));
+        // Standard input, output and error, the listener, and the socket of the handover protocol.
+        assert_eq!(descriptors(pid), BTreeSet::from([0, 1, 2, 3, 4]));
         supervisor.reload();
     }
     supervisor.settle();
@@ -122,7 +122,7 @@ fn a_stray_connected_socket_is_not_taken_for_a_listener() {
         .start();
     assert!(supervisor.log().contains("http listens on"));
     let (_, pid) = supervisor.serving();
-    assert_eq!(descriptors(pid), BTreeSet::from([0, 1, 2, 3]));
+    assert_eq!(descriptors(pid), BTreeSet::from([0, 1, 2, 3, 4]));
     let demo = crate::harness::built("heirloom-demo");
     supervisor.expect(0, ["reload", "--", demo.to_str().unwrap()]);
     get(supervisor.address("http"), "/hello");
@@ -241,7 +241,7 @@ ready = \"after:1ms\"
         let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
         let wanted = format!("\t{}", nobody.uid).repeat(4);
         assert_eq!(user.trim_start_matches("Uid:"), wanted);
-        assert_eq!(descriptors(pid), BTreeSet::from([0, 1, 2, 3, 4]));
+        assert_eq!(descriptors(pid), BTreeSet::from([0, 1, 2, 3, 4, 5]));
         assert_eq!(supervisor.bound("low"), format!("127.0.0.1:{privileged}"));
     } else {
         let said = supervisor.expect(1, ["reload"]);

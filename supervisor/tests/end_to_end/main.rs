@@ -7,6 +7,7 @@
     reason = "a test's panic is its report; clippy exempts test functions only"
 )]
 
+mod cold_restart;
 mod commands;
 mod deploy_recipe;
 mod deploys;
@@ -19,6 +20,11 @@ mod limits;
 mod listeners;
 mod load;
 mod matrix;
+mod memory;
+mod native_failures;
+mod native_handovers;
 mod notifications;
 mod programs;
 mod readiness;
+mod snapshots;
+mod state;

@@ -1,4 +1,4 @@
-//! The processes of one service: starting them, what they say, how they end.
+//! The processes of one service: how they live and end.
 //!
 //! Owns carrying the table of `core::generation` out: signals, deadlines, the watchdog, and the
 //! commands that test readiness.
@@ -9,16 +9,17 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use tokio::time::Instant;
 
 use super::Runner;
 use crate::config::service::Ready;
 use crate::control::protocol::EventKind;
 use crate::core::generation::{self, Event as Life, Patience, Phase};
 use crate::core::service::{Event, ProcessId};
+use crate::core::transfer;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
+use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::output;
-use crate::daemon::process::{self, Process};
+use crate::daemon::process::{self, Custody, Process};
 use crate::daemon::readiness::Seen;
 
 /// What a process that never served, or left others behind, gets to end; its drain timeout if that
@@ -28,8 +29,8 @@ const SHORT: Duration = Duration::from_secs(5);
 /// A process that was killed gets at least this long before it is killed again.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// A process that has served this long has not failed at starting.
-const LONG_LIFE: Duration = Duration::from_secs(10);
+/// How soon it is looked again whether a dead process's last words have been read.
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// So many failures are remembered for a report.
 const KEPT_FAILURES: usize = 32;
@@ -59,9 +60,18 @@ impl Runner {
             return false;
         };
         let how = process::describe(status);
+        let custody = process.native.custody;
+        let receiving = matches!(custody, Custody::Receiving | Custody::Dismissed);
         // A reason known by now is the cause; this is its effect.
         let served = process.phase == Phase::Serving;
+        let remark = process.native.remark.take();
+        let remark = remark
+            .map(|remark| format!("; {remark}"))
+            .unwrap_or_default();
         process.reason.get_or_insert_with(|| match (served, status) {
+            (false, _) if receiving => {
+                format!("the new program {how} while it took the state over{remark}")
+            }
             (false, WaitStatus::Exited(_, 0)) => format!(
                 "the new program {how} before it was ready (does it go into the background? it must stay in the foreground)"
             ),
@@ -73,7 +83,7 @@ impl Runner {
         }
         // What it left behind may look ready; it is not what was started.
         process.deadlines.readiness = None;
-        let id = process.id;
+        let (id, deaf) = (process.id, process.native.deaf);
         if let Some(output) = &mut process.output {
             let tail = output.tail();
             let inputs = self.context.inputs.clone();
@@ -84,6 +94,9 @@ impl Runner {
                 // The queue is closed only when the supervisor ends.
                 let _ended = inputs.send(Input::Service(service, input)).await;
             }));
+        }
+        if deaf {
+            self.heard_its_death(id);
         }
         true
     }
@@ -107,6 +120,9 @@ impl Runner {
         match input {
             ProcessInput::Life(event) => {
                 if event == Life::NotReadyInTime {
+                    if self.transfer_timed_out(id) {
+                        return;
+                    }
                     self.explain_lateness(id);
                 }
                 self.feed(id, event);
@@ -118,18 +134,36 @@ impl Runner {
                 self.fail_with(id, text.to_owned());
             }
             ProcessInput::Notified(message) => self.notified(id, message),
+            ProcessInput::Reported(report) => self.reported(id, report),
+            ProcessInput::CatchUp => self.catch_up(id),
+            ProcessInput::Garbled(what) => self.garbled(id, &what),
+            ProcessInput::Deaf => self.deafened(id),
+            ProcessInput::StillDeaf => self.lives_deaf(id),
+            ProcessInput::StepOver(number) => self.step_over(id, number),
             ProcessInput::TryAgain => {
                 let mut events = VecDeque::new();
                 self.execute_again(id, &mut events);
                 self.drive_all(events);
             }
             ProcessInput::TestAgain => self.start_ready_command(id),
+            ProcessInput::OutputOver if self.has_more_to_say(id) => {
+                let input = ServiceInput::Process(id, ProcessInput::OutputOver);
+                let again = self.timer(LISTEN_AGAIN_AFTER, input);
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.deadlines.deaf = Some(again);
+                }
+            }
             ProcessInput::OutputOver => {
                 if let Some(process) = self.processes.get_mut(&id) {
                     process.output_over = true;
                 }
-                self.feed(id, Life::Exited);
-                self.check_for_empty();
+                self.heard_its_death(id);
+                self.ended_saving(id);
+                // As long as it is open whether it owned a state, so is what its death means.
+                if !self.migrations.contains_key(&id) {
+                    self.feed(id, Life::Exited);
+                    self.check_for_empty();
+                }
             }
             ProcessInput::Proved => self.drive(Event::Proved(id)),
             ProcessInput::Settled => self.drive(Event::Settled(id)),
@@ -139,13 +173,26 @@ impl Runner {
         }
     }
 
+    /// Whether a dead process's last words are still to come: its socket is closed, and its end has not
+    /// been read.
+    fn has_more_to_say(&self, id: ProcessId) -> bool {
+        let native = self.processes.get(&id).map(|process| &process.native);
+        native.is_some_and(|native| {
+            let socket = native.socket.as_ref();
+            !native.deaf && socket.is_some_and(NativeSocket::is_closed)
+        })
+    }
+
     /// It is ready, by its word or by sight; unless it has ended meanwhile.
     pub(super) fn is_ready(&mut self, id: ProcessId) {
         let family = self
             .processes
             .get(&id)
             .and_then(|process| process.family.as_ref());
-        if family.is_some_and(|family| !family.main_is_reaped) {
+        if family.is_some_and(|family| !family.main_is_reaped)
+            && self.may_become_ready(id)
+            && self.plain_may_follow(id)
+        {
             self.feed(id, Life::Ready);
         }
     }
@@ -156,6 +203,12 @@ impl Runner {
         };
         let limit = process.plan.service.ready_timeout;
         let missing = match &process.plan.service.ready {
+            _any if matches!(process.native.custody, Custody::Restoring { .. }) => {
+                "it has not taken the saved state up"
+            }
+            _any if process.native.custody == Custody::Waiting => {
+                "the state it is to take up was not in its place"
+            }
             Ready::Auto => "it neither said READY=1 nor waited on a listener",
             Ready::Notify => "it did not say READY=1",
             Ready::After(_) => "it was to live longer than ready_timeout allows",
@@ -209,6 +262,10 @@ impl Runner {
         }
         if before == Phase::Starting && phase != Phase::Starting {
             self.end_ready_command(id);
+            if event != Life::Ready && self.migrations.contains_key(&id) {
+                let why = "the new process is not wanted any more".to_owned();
+                self.transfer(id, transfer::Event::Cancel, Some(why));
+            }
         }
         for action in actions {
             self.live(id, event, *action, events);
@@ -240,11 +297,7 @@ impl Runner {
         let stop_signal = process.plan.service.stop_signal;
         match action {
             generation::Action::Tell => {
-                process.tell(stop_signal.0);
-                if process.family.is_some() {
-                    let text = format!("told to finish and end ({stop_signal})");
-                    self.note(generation, EventKind::Draining, &text);
-                }
+                self.tell_to_end(id, event);
             }
             generation::Action::TellRest => process.tell_all(stop_signal.0),
             generation::Action::Kill => {
@@ -324,7 +377,7 @@ impl Runner {
         let Some(failure) = self.failure_of(id) else {
             return;
         };
-        let mut report = super::handovers::unbegun(&self.service, &failure.reason);
+        let mut report = super::reports::unbegun(&self.service, &failure.reason);
         report.stderr.clone_from(&failure.stderr);
         self.last_handover = Some(report);
     }
@@ -356,69 +409,5 @@ impl Runner {
             .iter()
             .rev()
             .find(|failure| failure.process == id)
-    }
-
-    // Deadlines.
-
-    pub(super) fn allow_to_become_ready(&mut self, id: ProcessId, longer: Option<Duration>) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let limit = longer.unwrap_or(process.plan.service.ready_timeout.0);
-        let until = Instant::now() + limit;
-        if process
-            .deadlines
-            .ready
-            .as_ref()
-            .is_some_and(|(before, _)| *before >= until)
-        {
-            return;
-        }
-        let input = ServiceInput::Process(id, ProcessInput::Life(Life::NotReadyInTime));
-        let timer = self.timer(limit, input);
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.ready = Some((until, timer));
-        }
-    }
-
-    pub(super) fn allow_to_drain(&mut self, id: ProcessId, limit: Duration) {
-        let input = ServiceInput::Process(id, ProcessInput::Life(Life::DrainOver));
-        let timer = self.timer(limit, input);
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.drain = Some((Instant::now() + limit, timer));
-        }
-    }
-
-    pub(super) fn start_probation(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let window = process.plan.service.probation.0;
-        let timer = self.timer(window, ServiceInput::Process(id, ProcessInput::Proved));
-        // A short probation must not let a program that keeps dying be started again and again.
-        let long = window.max(LONG_LIFE);
-        let settled = self.timer(long, ServiceInput::Process(id, ProcessInput::Settled));
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.probation = Some(timer);
-            process.deadlines.settled = Some(settled);
-        }
-    }
-
-    pub(super) fn feed_watchdog(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let timer = process
-            .watchdog
-            .filter(|_| process.phase == Phase::Serving)
-            .map(|interval| {
-                self.timer(
-                    interval,
-                    ServiceInput::Process(id, ProcessInput::WatchdogOver),
-                )
-            });
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.watchdog = timer;
-        }
     }
 }

@@ -18,10 +18,11 @@ use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::{Event, Generation, PlanId, ProcessId};
 use crate::daemon::family::Family;
 use crate::daemon::input::{ProcessInput, ServiceInput};
+use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::notify_socket::NotifySocket;
 use crate::daemon::output;
 use crate::daemon::plan;
-use crate::daemon::process::{self, Deadlines, Process};
+use crate::daemon::process::{self, Deadlines, Ends, Native, Process};
 use crate::daemon::readiness::{self, Seen};
 use crate::daemon::timer::Timer;
 
@@ -66,6 +67,7 @@ impl Runner {
             output_over: false,
             output: None,
             notify: None,
+            native: Native::default(),
             reason: None,
             status: None,
             watchdog: plan.service.watchdog.map(|watchdog| watchdog.0),
@@ -140,6 +142,8 @@ impl Runner {
         let name = &self.service.name;
         let user = plan.user.as_ref().map(|user| user.user);
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
+        let (native, theirs) =
+            NativeSocket::pair(&self.context.inputs, name, id).map_err(system)?;
         let (output, standard) = output::capture(name, generation).map_err(system)?;
         let open_files = self.context.open_files;
         let number = process::Number {
@@ -151,8 +155,11 @@ impl Runner {
             number,
             &listeners,
             &self.store,
-            &notify,
-            standard,
+            Ends {
+                notify: &notify,
+                native: theirs,
+                standard,
+            },
             open_files,
         )?;
         let family = Family {
@@ -167,6 +174,7 @@ impl Runner {
             process.family = Some(family);
             process.output = Some(output);
             process.notify = Some(notify);
+            process.native.socket = Some(native);
         }
         let text = format!("started {} as process {pid}", plan.resolved.display());
         self.note(Some(generation), EventKind::Started, &text);
@@ -209,7 +217,7 @@ impl Runner {
         let Some(process) = self.processes.get(&id) else {
             return;
         };
-        if process.phase != Phase::Starting {
+        if process.phase != Phase::Starting || !self.may_become_ready(id) {
             return;
         }
         let (Ready::Exec(words), Some(tested)) = (&process.plan.service.ready, process.pid())
@@ -268,7 +276,7 @@ impl Runner {
             return;
         };
         if succeeded {
-            self.feed(process.id, Life::Ready);
+            self.is_ready(process.id);
         } else {
             let again = self.timer(
                 COMMAND_EVERY,

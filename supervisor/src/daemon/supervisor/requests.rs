@@ -30,6 +30,24 @@ impl Supervisor {
                 // The client may have gone; the handover goes on all the same.
                 let _gone = answer.send(outcome);
             }
+            Asked::Snapshot {
+                service,
+                instance,
+                path,
+                answer,
+            } => {
+                let name = self.one_service(service.as_deref());
+                let runner = name.map(|name| self.services.get_mut(&name));
+                match runner {
+                    Ok(Some(runner)) => runner.snapshot(instance, path, answer),
+                    // It has just been found.
+                    Ok(None) => drop(answer),
+                    Err(refusal) => {
+                        // The client may have gone.
+                        let _gone = answer.send(Err(refusal));
+                    }
+                }
+            }
             Asked::Stop { timeout_ms, answer } => {
                 self.stop_waiters.push(answer);
                 self.stop(timeout_ms.map(Duration::from_millis));
@@ -70,9 +88,10 @@ impl Supervisor {
                     .map_err(state)
                     .map(|one| vec![one])
             }
-            Request::Status | Request::Events { .. } | Request::Stop { .. } => {
-                Err(state("this is not a handover".to_owned()))
-            }
+            Request::Status
+            | Request::Events { .. }
+            | Request::Snapshot { .. }
+            | Request::Stop { .. } => Err(state("this is not a handover".to_owned())),
         }
     }
 

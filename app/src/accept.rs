@@ -19,13 +19,13 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// A listener registered with the runtime.
 #[derive(Debug)]
-pub(super) enum Acceptor {
+pub(crate) enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Acceptor {
-    pub(super) fn register(listener: Listener) -> io::Result<Self> {
+    pub(crate) fn register(listener: Listener) -> io::Result<Self> {
         match listener.into_socket() {
             Socket::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
@@ -55,7 +55,7 @@ impl Acceptor {
 
 /// Accepts until the drain begins, at most `connections_max` at a time; `handle` gets each
 /// connection with a permit, to be dropped when the connection has ended.
-pub(super) async fn run(
+pub(crate) async fn run(
     acceptor: Acceptor,
     name: &str,
     connections_max: usize,
