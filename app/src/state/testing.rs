@@ -6,8 +6,8 @@
 use std::{os::fd::OwnedFd, time::Duration};
 
 use heirloom_state_codec::{
-    BuildId, EntryLedger, Event, Header, Limits, Manifest, SectionId, SectionTotal,
-    SnapshotReader, SnapshotWriter, StateDigest,
+    BuildId, EntryLedger, Event, Header, Limits, Manifest, SectionId, SectionTotal, SnapshotReader,
+    SnapshotWriter, StateDigest,
 };
 
 use super::{

@@ -7,7 +7,8 @@ use std::{
 
 use futures_util::FutureExt;
 use heirloom_state_codec::{
-    Bincode, Change, Codec, Context, MigrateError, SectionKind, State as Schema, Step, StepError, shape_of,
+    Bincode, Change, Codec, Context, MigrateError, SectionKind, State as Schema, Step, StepError,
+    shape_of,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -96,7 +97,10 @@ fn now<T>(operation: impl Future<Output = T>) -> T {
 }
 
 fn held<V: Item>(handle: &Handle<Few<V>>) -> BTreeMap<u8, (u64, V)> {
-    let keys = now(handle.entries()).unwrap().into_iter().map(|(key, _)| key);
+    let keys = now(handle.entries())
+        .unwrap()
+        .into_iter()
+        .map(|(key, _)| key);
     let each = keys.map(|key| {
         let (version, value) = now(handle.see(&key)).unwrap();
         (key, (version, value.unwrap()))

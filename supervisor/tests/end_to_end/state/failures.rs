@@ -14,16 +14,19 @@ use nix::unistd::Pid;
 use super::{
     client::{Client, Habit},
     number, pid_of, reload_to,
-    writers::{answers_come, while_writing},
+    writers::{Stop, answers_come, while_writing},
 };
 use crate::harness::{Setup, Supervisor, eventually};
 use crate::native_handovers::NATIVE;
 
-/// State that takes a while to move: 100 MiB.
-const MUCH: &str = "/fill?entries=102400&bytes=1024";
+/// State that takes a while to move: 100 MiB, which is a hundred times what a pipe holds.
+const MUCH: &str = "/fill?entries=6400&bytes=16384";
 
-/// State that takes a moment to move: 16 MiB.
-const SOME: &str = "/fill?entries=16384&bytes=1024";
+/// State that takes a moment to move: 8 MiB.
+const SOME: &str = "/fill?entries=8192&bytes=1024";
+
+/// How often a process is killed in one test.
+const KILLS: u32 = 10;
 
 /// So long an answer may take on two cores that do other things too. Whoever is held up by a new process
 /// that does not read is held up for seconds.
@@ -47,15 +50,16 @@ fn count_while(address: SocketAddr, key: &str, work: impl FnOnce()) -> (u64, Dur
             }
             (count, longest)
         });
+        let stopping = Stop(&stop);
         work();
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         counting.join().unwrap()
     })
 }
 
 /// A new program dies at once, or never reads, while 100 MiB are being written to it.
 fn fails_to_read(deed: &str, reason: &str) {
-    let setup = Setup::demo().args(["--ready-timeout", "3s"]);
+    let setup = Setup::demo().args(["--ready-timeout", "6s"]);
     let program = setup.script("native", NATIVE);
     let program = program.to_str().unwrap().to_owned();
     let mut supervisor = setup.start();
@@ -84,7 +88,7 @@ fn a_new_program_that_dies_at_once_holds_nobody_up() {
 
 #[test]
 fn a_new_program_that_never_reads_holds_nobody_up() {
-    fails_to_read("new:receive=hang", "not ready within 3s");
+    fails_to_read("new:receive=hang", "was not taken over within 6s");
 }
 
 /// Begins a handover and waits until the state is being copied to this generation.
@@ -144,19 +148,18 @@ fn a_new_process_that_is_killed_at_any_moment_leaves_a_service_that_works() {
     supervisor.reload();
     let whole = began.elapsed();
     supervisor.settle();
-    let (mut value, mut attempted) = (0, 2);
+    let mut value = 0;
     let (mut aborted, mut too_late) = (0, 0);
-    for attempt in 0..16_u32 {
+    for attempt in 0..KILLS {
         let (former, former_pid) = supervisor.serving();
         value += 1;
         assert_eq!(client.post("/counters/a", ""), value.to_string());
-        let next = attempted + 1;
-        attempted = next;
+        let next = last_started(&supervisor) + 1;
         let mut events = supervisor.events();
         let reload = supervisor.begin(["reload"]);
         events.wait_for_generation("started", next);
         // Nothing is waited for here: any moment of the handover will do, each time another one.
-        thread::sleep(whole * attempt / 14);
+        thread::sleep(whole * attempt / KILLS);
         if let Some(pid) = pid_of(&supervisor, next) {
             kill_now(pid);
         }
@@ -175,7 +178,6 @@ fn a_new_process_that_is_killed_at_any_moment_leaves_a_service_that_works() {
             client.post(SOME, "");
             too_late += 1;
         }
-        attempted = last_started(&supervisor);
     }
     assert!(aborted > 2, "{aborted} were aborted, {too_late} too late");
     supervisor.reload();
