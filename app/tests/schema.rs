@@ -56,6 +56,20 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn talk_v1()(name in ".{0,12}", said in any::<u32>()) -> v1::Talk {
+        v1::Talk { name, said }
+    }
+}
+
+prop_compose! {
+    fn talk_v2()(
+        name in ".{0,12}", said in any::<u32>(), begun_in in option::of(any::<u64>()),
+    ) -> v2::Talk {
+        v2::Talk { name, said: said.into(), begun_in }
+    }
+}
+
 /// Up, and down again: version 1 gets back what it gave.
 fn down_undoes_up<T>(older: T::Older)
 where
@@ -87,10 +101,12 @@ proptest! {
     #[test]
     fn every_value_of_version_1_goes_up_and_comes_back(
         counter in counter_v1(), session in session_v1(), pending in pending_v1(),
+        talk in talk_v1(),
     ) {
         down_undoes_up::<v2::Counter>(counter);
         down_undoes_up::<v2::Session>(session);
         down_undoes_up::<v2::Pending>(pending);
+        down_undoes_up::<v2::Talk>(talk);
     }
 
     #[test]
@@ -102,11 +118,12 @@ proptest! {
 
     #[test]
     fn what_goes_down_comes_back_up(
-        value in any::<u32>(), session in session_v2(), adds in adds(),
+        value in any::<u32>(), session in session_v2(), adds in adds(), talk in talk_v2(),
     ) {
         up_undoes_down(&v2::Counter { value: value.into() });
         up_undoes_down(&session);
         up_undoes_down(&v2::Pending { adds });
+        up_undoes_down(&talk);
     }
 
     #[test]
@@ -180,4 +197,13 @@ fn types_and_bytes_are_what_they_were() {
         total: 7,
     });
     golden(&v2::Pending { adds: adds() });
+    golden(&v1::Talk {
+        name: "ann".to_owned(),
+        said: 2,
+    });
+    golden(&v2::Talk {
+        name: "ann".to_owned(),
+        said: 2,
+        begun_in: Some(3),
+    });
 }

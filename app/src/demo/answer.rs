@@ -1,6 +1,6 @@
 //! What an answer looks like, and why a request is not carried out.
 
-use heirloom_app::state::StateError;
+use heirloom_app::{state::StateError, websocket::NotAWebSocket};
 use http_body_util::Full as FullBody;
 use hyper::{
     Response, StatusCode,
@@ -16,6 +16,8 @@ pub(super) type Answer = Response<FullBody<Bytes>>;
 pub(super) enum Refusal {
     /// The request is wrong.
     BadRequest(String),
+    /// It does not ask for a WebSocket as one does.
+    NotAWebSocket(NotAWebSocket),
     /// What it names is not there.
     NotFound(String),
     /// The path takes other methods, which these are.
@@ -48,6 +50,7 @@ impl Refusal {
     pub(super) fn into_answer(self) -> Answer {
         let (status, reason) = match self {
             Self::BadRequest(reason) => (StatusCode::BAD_REQUEST, reason),
+            Self::NotAWebSocket(error) => (StatusCode::UPGRADE_REQUIRED, error.to_string()),
             Self::NotFound(reason) => (StatusCode::NOT_FOUND, reason),
             Self::NotAllowed(allowed) => {
                 let mut answer = text(

@@ -15,6 +15,7 @@ mod request;
 mod routes;
 mod sessions;
 mod state;
+mod talk;
 mod token;
 mod transactions;
 
@@ -34,6 +35,7 @@ use hyper::service::service_fn;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use routes::Demo;
 use state::Stores;
+use talk::Talks;
 use tokio::time::sleep;
 
 use crate::release::{Identity, VERSION};
@@ -73,13 +75,17 @@ pub(crate) fn main() -> ExitCode {
 fn start(command_line: &CommandLine) -> anyhow::Result<Outcome> {
     raise_descriptor_limit();
     let mut inherited = Inherited::from_env()?;
+    let has_chat = inherited.names().any(|name| name == talk::CHAT);
+    let chat = has_chat
+        .then(|| inherited.take_listener(talk::CHAT))
+        .transpose()?;
     let listener = listener(&mut inherited, command_line)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(command_line.workers)
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let outcome = runtime.block_on(serve(command_line, &mut inherited, listener));
+    let outcome = runtime.block_on(serve(command_line, &mut inherited, listener, chat));
     // What still runs was cut off, or blocks a thread: it is not waited for.
     runtime.shutdown_background();
     outcome
@@ -101,6 +107,7 @@ async fn serve(
     command_line: &CommandLine,
     inherited: &mut Inherited,
     listener: Listener,
+    chat: Option<Listener>,
 ) -> anyhow::Result<Outcome> {
     let drain = Drain::new(command_line.drain_timeout);
     drain
@@ -119,6 +126,7 @@ async fn serve(
     let generation = inherited.generation();
     let status = format!("version {VERSION}, generation {generation}, on {listener}");
     let stores = Stores::new();
+    let talks = Talks::declare(&stores.state);
     // A SIGTERM that comes meanwhile counts once it is known whose the state is.
     let origin = stores
         .state
@@ -136,7 +144,10 @@ async fn serve(
         Origin::Generation(former) => tracing::info!("the state was generation {former}'s"),
         _ => tracing::info!(?origin, "the state was taken over"),
     }
-    let demo = Arc::new(Demo::new(generation, before, stores));
+    let frames = talks
+        .serve(chat, &drain, generation)
+        .context("the listener \"chat\" cannot be served")?;
+    let demo = Arc::new(Demo::new(generation, before, stores).with_frames(frames));
     let service = service_fn(move |request| Arc::clone(&demo).answer(request));
     let mut options = http::Options::default();
     options.linger = command_line.linger;

@@ -2,7 +2,8 @@
 
 use std::{convert::Infallible, error::Error, process, sync::Arc};
 
-use heirloom_app::http::RequestBody;
+use heirloom_app::{http::RequestBody, session::Served};
+use http_body_util::Full as FullBody;
 use hyper::{
     Method, Request, StatusCode,
     body::{Body, Bytes},
@@ -15,7 +16,7 @@ use super::{
     state::Stores,
     transactions::Step,
 };
-use crate::release::{Identity, VERSION};
+use crate::release::{Identity, Talk, VERSION};
 
 /// How often a change over several entries is tried when others change them meanwhile. Each time
 /// somebody else got on, so this ends only under a load that no demo has.
@@ -34,6 +35,7 @@ POST /transactions             begins one; then
 POST /transactions/ID/add      {\"key\":\"k\",\"n\":1} adds to a counter, once it is committed
 POST /transactions/ID/commit   carries all of it out
 POST /transactions/ID/abort    gives it up
+GET  /ws                       a WebSocket: a text is answered with its number
 GET  /slow?ms=500&key=KEY      waits, then adds one to the counter
 POST /fill?entries=N&bytes=B   makes the state this large, for measurements
 ";
@@ -55,6 +57,8 @@ pub(super) struct Demo {
     pub(super) stores: Stores,
     /// Held while the filling is being replaced.
     pub(super) filling: Mutex<()>,
+    /// What requests for a WebSocket are answered with; none in tests of single requests.
+    frames: Option<Served<Talk>>,
 }
 
 impl Demo {
@@ -64,6 +68,15 @@ impl Demo {
             before,
             stores,
             filling: Mutex::new(()),
+            frames: None,
+        }
+    }
+
+    /// The same, with WebSockets at /ws.
+    pub(super) fn with_frames(self, frames: Served<Talk>) -> Self {
+        Self {
+            frames: Some(frames),
+            ..self
         }
     }
 
@@ -72,6 +85,15 @@ impl Demo {
         self: Arc<Self>,
         request: Request<RequestBody>,
     ) -> Result<Answer, Infallible> {
+        if let (&Method::GET, "/ws", Some(frames)) =
+            (request.method(), request.uri().path(), &self.frames)
+        {
+            let answer = frames.upgrade(&request, Talk::begin(self.generation));
+            return Ok(match answer {
+                Ok(answer) => answer.map(|()| FullBody::default()),
+                Err(error) => Refusal::NotAWebSocket(error).into_answer(),
+            });
+        }
         let (head, body) = request.into_parts();
         let (path, query) = (head.uri.path(), head.uri.query());
         let answer = self.route(&head.method, path, query, body).await;
@@ -111,7 +133,7 @@ impl Demo {
             ["fill"] if posts => self.fill(query).await,
             ["" | "hello" | "version" | "ledger"] => Err(Refusal::NotAllowed("GET, HEAD")),
             ["counters", _] => Err(Refusal::NotAllowed("GET, HEAD, POST")),
-            ["sessions", _] | ["slow"] => Err(Refusal::NotAllowed("GET")),
+            ["sessions", _] | ["slow" | "ws"] => Err(Refusal::NotAllowed("GET")),
             ["sessions" | "transfers" | "transactions" | "fill"]
             | ["transactions", _, "add" | "commit" | "abort"] => Err(Refusal::NotAllowed("POST")),
             _ => Err(Refusal::NotFound(format!(

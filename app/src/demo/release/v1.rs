@@ -5,7 +5,7 @@ mod schema;
 
 use serde::Serialize;
 
-pub(crate) use schema::{Account, Add, Counter, Filling, Identity, Pending, Session};
+pub(crate) use schema::{Account, Add, Counter, Filling, Identity, Pending, Session, Talk};
 
 /// What this release calls itself.
 pub(crate) const VERSION: &str = "1.0.0";
@@ -57,5 +57,18 @@ impl Pending {
 
     pub(crate) fn total(&self) -> u64 {
         self.total
+    }
+}
+
+impl Talk {
+    /// A new one. This version does not remember in which generation it began.
+    pub(crate) fn begin(_generation: u64) -> Self {
+        Self::default()
+    }
+
+    /// Counts what is said and gives its number.
+    pub(crate) fn say(&mut self) -> u64 {
+        self.said = self.said.saturating_add(1);
+        self.said.into()
     }
 }

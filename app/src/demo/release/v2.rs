@@ -5,7 +5,7 @@ mod schema;
 
 use serde::Serialize;
 
-pub(crate) use schema::{Account, Add, Counter, Filling, Identity, Pending, Session};
+pub(crate) use schema::{Account, Add, Counter, Filling, Identity, Pending, Session, Talk};
 
 /// What this release calls itself.
 pub(crate) const VERSION: &str = "2.0.0";
@@ -62,5 +62,21 @@ impl Pending {
 
     pub(crate) fn total(&self) -> u64 {
         self.adds.iter().map(|add| u64::from(add.n)).sum()
+    }
+}
+
+impl Talk {
+    /// A new one.
+    pub(crate) fn begin(generation: u64) -> Self {
+        Self {
+            begun_in: Some(generation),
+            ..Self::default()
+        }
+    }
+
+    /// Counts what is said and gives its number.
+    pub(crate) fn say(&mut self) -> u64 {
+        self.said = self.said.saturating_add(1);
+        self.said
     }
 }

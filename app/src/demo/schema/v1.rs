@@ -69,3 +69,13 @@ pub(crate) struct Filling {
     /// Any bytes.
     pub(crate) bytes: Bytes,
 }
+
+/// What a connection that talks is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, State)]
+#[state(name = "talk", version = 1, oldest)]
+pub(crate) struct Talk {
+    /// Who talks; empty if nobody has said so.
+    pub(crate) name: String,
+    /// How much has been said.
+    pub(crate) said: u32,
+}

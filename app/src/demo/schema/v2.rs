@@ -101,3 +101,39 @@ impl Step for Pending {
         Ok((older, None))
     }
 }
+
+/// What a connection that talks is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, State)]
+#[state(name = "talk", version = 2)]
+pub(crate) struct Talk {
+    /// Who talks; empty if nobody has said so.
+    pub(crate) name: String,
+    /// How much has been said.
+    pub(crate) said: u64,
+    /// The generation in which it began; none if version 1 did, which does not remember.
+    pub(crate) begun_in: Option<u64>,
+}
+
+impl Step for Talk {
+    type Older = v1::Talk;
+    /// `begun_in`.
+    type Attic = u64;
+
+    fn up(older: v1::Talk, begun_in: Option<u64>, _: &mut Context) -> Result<Self, StepError> {
+        Ok(Self {
+            name: older.name,
+            said: older.said.into(),
+            begun_in,
+        })
+    }
+
+    fn down(self, _: &mut Context) -> Result<(v1::Talk, Option<u64>), StepError> {
+        let said = u32::try_from(self.said)
+            .map_err(|_| StepError::new("more was said on a connection than version 1 counts"))?;
+        let older = v1::Talk {
+            name: self.name,
+            said,
+        };
+        Ok((older, self.begun_in))
+    }
+}
