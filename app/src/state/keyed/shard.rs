@@ -306,19 +306,8 @@ impl<K, V> Shard<K, V> {
         self.dirty.len() + self.sending.len() + self.graves.len()
     }
 
-    /// There is no copy any more.
+    /// There is no copy any more. Marks of entries stay: the next copy takes them off as it passes.
     pub(super) fn disarm(&mut self) {
-        let Self {
-            slots,
-            dirty,
-            sending,
-            ..
-        } = self;
-        for at in dirty.iter().chain(sending.iter()) {
-            if let Some(slot) = slots.get_mut(*at as usize).and_then(Option::as_mut) {
-                slot.dirty = false;
-            }
-        }
         // The room is given back as well: the next copy may be long in coming.
         self.dirty = Vec::new();
         self.sending = Vec::new();
