@@ -15,7 +15,7 @@ use std::{
 
 use heirloom_app::{
     Drain, Inherited,
-    state::{Map, State, Tenure},
+    state::{Cell, Map, State, Tenure},
 };
 use heirloom_handover::message::Purpose;
 use heirloom_state_codec::State as Schema;
@@ -277,7 +277,7 @@ fn careless_program() {
         let state = State::new();
         let _counters: Map<String, Counter> = Map::new(&state, "counters");
         if stores == "all" {
-            let _: Map<String, v1::Identity> = Map::new(&state, "identity");
+            let _: Cell<v1::Identity> = Cell::new(&state, "identity", v1::Identity::default());
             let _: Map<String, v1::Session> = Map::new(&state, "sessions");
             let _: Map<String, v1::Account> = Map::new(&state, "accounts");
             let _: Map<String, v1::Pending> = Map::new(&state, "transactions");
