@@ -5,6 +5,7 @@
 
 mod support;
 #[path = "../src/demo/schema/v1.rs"]
+#[allow(dead_code, reason = "only what is in stores is needed")]
 mod v1;
 
 use std::{

@@ -174,7 +174,7 @@ fn a_new_process_that_is_killed_at_any_moment_leaves_a_service_that_works() {
         assert_eq!(client.post("/counters/a", ""), value.to_string());
         let begun = Begun::begin(&supervisor);
         // Nothing is waited for here: any moment of the handover will do, each time another one.
-        thread::sleep(whole * attempt / KILLS);
+        thread::sleep(whole * attempt / (KILLS + 3));
         kill_now(begun.pid);
         let (status, said) = supervisor.finish(begun.reload);
         supervisor.wait_until("it serves again", |status| {
