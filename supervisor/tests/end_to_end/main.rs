@@ -9,6 +9,7 @@
 
 mod cold_restart;
 mod commands;
+mod counted;
 mod deploy_recipe;
 mod deploys;
 mod failing_programs;
