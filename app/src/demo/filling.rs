@@ -35,8 +35,8 @@ impl Demo {
         let mut batch = 0;
         for entry in 0..entries {
             // Not all alike, so that nothing is measured that only works on equal entries.
-            let pattern = entry.to_le_bytes();
-            let bytes: Vec<u8> = pattern.iter().copied().cycle().take(length).collect();
+            let mut bytes = entry.to_le_bytes().repeat(length.div_ceil(8));
+            bytes.truncate(length);
             let filling = Filling {
                 bytes: bytes.into(),
             };

@@ -2,11 +2,10 @@
 //! [`Cell`](super::Cell): kept in shards, each under a lock of its own.
 //!
 //! Owns the operations in this process. [`shard`] holds the entries, [`copying`] gives them away,
-//! [`taking`] takes them up, [`remote`] carries operations out in the generation that owns the state,
-//! [`serving`] answers such a generation, [`staged`] commits several at once.
+//! [`taking`] takes them up,
+//! [`serving`] answers a generation that has given the state away, [`staged`] commits several at once.
 
 mod copying;
-mod remote;
 mod serving;
 mod shard;
 mod staged;
@@ -17,15 +16,19 @@ mod tests;
 use std::{
     fmt,
     hash::{BuildHasher, Hash, RandomState},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
 };
 
 use heirloom_state_codec::{Codec, Context, Lineage, MigrateError, SectionKind, Shape, Step};
 
 use super::{
     State,
+    declared::Identity,
     error::StateError,
     gate::Gate,
+    incoming::Incoming,
+    link::Link,
+    remote,
     turn::{Turn, changing, lock, reading},
 };
 use shard::{Shard, Slot, Stored};
@@ -92,7 +95,9 @@ pub(crate) struct Keyed<T: Kind> {
     hasher: RandomState,
     shards: Box<[Apart<Mutex<ShardOf<T>>>]>,
     copies: Mutex<copying::Copies>,
-    taking: Mutex<Option<taking::Taking>>,
+    taking: Mutex<Option<Incoming>>,
+    /// Something may be kept for a newer program. Only taking brings such things.
+    stored: AtomicBool,
 }
 
 /// A handle to the entries of one store.
@@ -131,6 +136,16 @@ impl<T: Kind> Keyed<T> {
             shards: std::iter::repeat_with(shard).take(T::SHARDS).collect(),
             copies: Mutex::default(),
             taking: Mutex::new(None),
+            stored: AtomicBool::new(false),
+        }
+    }
+
+    /// What it is in a manifest.
+    fn identity<'a>(&'a self, key_shape: &'a str) -> Identity<'a> {
+        Identity {
+            name: &self.name,
+            kind: T::SECTION,
+            key_shape,
         }
     }
 
@@ -163,6 +178,25 @@ impl<T: Kind> Keyed<T> {
             .sum()
     }
 
+    async fn see_there(
+        &self,
+        link: &Link,
+        key: &T::Key,
+    ) -> Result<Option<(u64, T::Value)>, StateError> {
+        let key = Self::key_bytes(key)?;
+        remote::see::<T::Codec, T::Value>(link, &self.name, &key).await
+    }
+
+    async fn update_there<R>(
+        &self,
+        link: &Link,
+        key: &T::Key,
+        change: impl FnMut(&mut Option<T::Value>) -> R,
+    ) -> Result<R, StateError> {
+        let key = Self::key_bytes(key)?;
+        remote::update::<T::Codec, T::Value, R>(link, &self.name, key, change).await
+    }
+
     /// The bytes of a key.
     fn key_bytes(key: &T::Key) -> Result<Vec<u8>, MigrateError> {
         let mut bytes = Vec::new();
@@ -178,9 +212,35 @@ impl<T: Kind> Handle<T> {
     ///
     /// If the state has a store of that name, or it is no name.
     pub(super) fn new(state: &State, name: &str) -> Self {
-        let handle = Self(Arc::new(Keyed::new(Arc::clone(&state.core.gate), name)));
+        let handle = Self::part_of(state, name);
         state.core.add(Arc::new(handle.clone()));
         handle
+    }
+
+    /// A new store that another one keeps as a part of itself, under a name of its own.
+    pub(super) fn part_of(state: &State, name: &str) -> Self {
+        Self(Arc::new(Keyed::new(Arc::clone(&state.core.gate), name)))
+    }
+
+    /// Puts an entry without asking the gate: its holder has, or nobody else has the store yet.
+    pub(super) fn preset(&self, key: T::Key, value: T::Value) {
+        let hash = self.0.hash(&key);
+        let mut shard = self.0.lock_for(hash);
+        shard.put(hash, key, value, Stored::AsItIs);
+    }
+
+    /// Removes an entry without asking the gate: its holder has.
+    pub(super) fn discard(&self, key: &T::Key) {
+        let hash = self.0.hash(key);
+        self.0.lock_for(hash).remove(hash, key);
+    }
+
+    /// Every entry, without asking the gate: its holder has.
+    pub(super) fn held(&self) -> Vec<(T::Key, T::Value)> {
+        let shards = self.0.lock_all();
+        let slots = shards.iter().flat_map(|shard| shard.iter());
+        let entry = |slot: &SlotOf<T>| Some((slot.key.clone(), slot.value()?.clone()));
+        slots.filter_map(entry).collect()
     }
 
     /// Whether it is part of the state with this gate.
@@ -303,7 +363,13 @@ impl<T: Kind> Handle<T> {
         });
         match turn.await? {
             Turn::Here(entries) => Ok(entries),
-            Turn::There(link, ()) => self.0.entries_there(&link).await,
+            Turn::There(link, ()) => {
+                let name = &self.0.name;
+                let entries = remote::see_all::<T::Codec, T::Value>(&link, name).await?;
+                let each = entries.into_iter();
+                each.map(|(key, value)| Ok((T::decode_key(&key)?, value)))
+                    .collect()
+            }
         }
     }
 
@@ -324,7 +390,7 @@ impl<T: Kind> Handle<T> {
 }
 
 /// Tells people what a translation had to say.
-fn report(store: &str, context: &Context) {
+pub(super) fn report(store: &str, context: &Context) {
     for note in context.notes() {
         tracing::info!(store, note, "translating the state");
     }

@@ -47,7 +47,10 @@ where
     C: Codec<K> + Codec<V> + 'static;
 
 /// Entries of keys and values in a codec.
-pub(crate) struct Entries<K, V, C>(PhantomData<fn() -> (K, V, C)>);
+pub(crate) struct Entries<K, V, C>(PhantomData<Types<K, V, C>>);
+
+/// Keeps it free of the auto traits of its types, which it does not hold.
+type Types<K, V, C> = fn() -> (K, V, C);
 
 impl<K, V, C> fmt::Debug for Entries<K, V, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,13 @@
 //! A ledger reads along, so a wrong hash for what a record replaces shows at the end, whatever the
 //! taking store makes of it.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use heirloom_state_codec::{
     BuildId, EntryLedger, Event, Header, Limits, Manifest, SectionId, SectionTotal, SnapshotReader,
@@ -12,17 +18,14 @@ use heirloom_state_codec::{
 
 use super::{
     error::StoreError,
+    own::Own,
     store::{Budget, Form, Outlet, Progress, Store},
+    turn::lock,
 };
 
 /// A budget that is spent after the first batch.
 pub(crate) fn least() -> Budget {
     Budget::new(Duration::ZERO, 0)
-}
-
-/// A budget that is not spent.
-pub(crate) fn most() -> Budget {
-    Budget::new(Duration::from_secs(60), usize::MAX)
 }
 
 /// A copy on its way from one store to another.
@@ -35,6 +38,8 @@ pub(crate) struct Relay<'a> {
     reader: SnapshotReader,
     ledger: EntryLedger,
     manifest: Manifest,
+    base: Progress,
+    rounds: u32,
 }
 
 impl<'a> Relay<'a> {
@@ -61,26 +66,46 @@ impl<'a> Relay<'a> {
             reader: SnapshotReader::new(Limits::default()),
             ledger: EntryLedger::new(&manifest, &Limits::default()),
             manifest,
+            base: Progress::More,
+            rounds: 0,
         }
     }
 
-    pub(crate) fn base(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
+    fn base(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
         let mut out = Outlet::new(&mut self.writer, &mut self.attached, &mut self.next);
-        let progress = self.source.copy_base(&mut out, budget)?;
+        self.base = self.source.copy_base(&mut out, budget)?;
         self.pump()?;
-        Ok(progress)
+        Ok(self.base)
     }
 
-    pub(crate) fn changes(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
+    fn changes(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
         let mut out = Outlet::new(&mut self.writer, &mut self.attached, &mut self.next);
         let progress = self.source.copy_changes(&mut out, budget)?;
         self.pump()?;
         Ok(progress)
     }
 
-    pub(crate) fn round_end(&mut self) {
+    /// A slice of whatever is due, and the end of the round if it was the last.
+    pub(crate) fn slice(&mut self, budget: &Budget) -> Result<(), StoreError> {
+        let progress = match self.base {
+            Progress::More => self.base(budget)?,
+            Progress::Done => self.changes(budget)?,
+        };
+        if progress == Progress::Done {
+            self.round_end();
+        }
+        Ok(())
+    }
+
+    /// Rounds that have ended, the base among them.
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    fn round_end(&mut self) {
         let pending = self.source.pending();
         self.writer.round_end(pending.entries).unwrap();
+        self.rounds += 1;
         self.pump().unwrap();
     }
 
@@ -89,7 +114,9 @@ impl<'a> Relay<'a> {
     pub(crate) fn finish(mut self) -> Result<(), StoreError> {
         self.source.settle();
         self.writer.freeze()?;
-        while self.base(&least())? == Progress::More {}
+        while self.base == Progress::More {
+            self.base(&least())?;
+        }
         while self.changes(&least())? == Progress::More {}
         assert_eq!(self.source.pending().entries, 0);
         self.source.end_copy();
@@ -144,7 +171,49 @@ fn nonempty(totals: &[SectionTotal]) -> Vec<SectionTotal> {
 /// A whole copy at once.
 pub(crate) fn copy(source: &dyn Store, target: &dyn Store, descriptors: bool) {
     let mut relay = Relay::begin(source, target, descriptors);
-    while relay.base(&least()).unwrap() == Progress::More {}
-    relay.round_end();
+    while relay.base == Progress::More {
+        relay.slice(&least()).unwrap();
+    }
     relay.finish().unwrap();
+}
+
+/// An app's own store.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree<V>(pub(crate) Arc<Mutex<BTreeMap<u16, V>>>);
+
+impl<V> Default for Tree<V> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Own for Tree<V> {
+    type Key = u16;
+    type Value = V;
+
+    fn get(&self, key: &u16) -> Option<V> {
+        lock(&self.0).get(key).cloned()
+    }
+
+    fn put(&self, key: &u16, value: Option<V>) {
+        match value {
+            Some(value) => lock(&self.0).insert(*key, value),
+            None => lock(&self.0).remove(key),
+        };
+    }
+
+    fn keys(&self, after: Option<&u16>, most: usize) -> Vec<u16> {
+        let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded(*key));
+        let tree = lock(&self.0);
+        let range = tree.range((start, Bound::Unbounded));
+        range.map(|(key, _)| *key).take(most).collect()
+    }
+
+    fn count(&self) -> u64 {
+        lock(&self.0).len() as u64
+    }
+
+    fn clear(&self) {
+        lock(&self.0).clear();
+    }
 }

@@ -1,6 +1,8 @@
 //! Whole handovers within one process: two generations with a keeper each, and a supervisor played by
 //! the test. What needs real processes is in `tests/`.
 
+mod several;
+
 use std::{
     convert::Infallible,
     os::fd::OwnedFd,

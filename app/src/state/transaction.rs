@@ -13,13 +13,19 @@ use heirloom_state_codec::Codec;
 
 use super::{
     State,
+    cell::Cell,
     error::StateError,
     gate::Gate,
     keyed::{Handle, Key, Kind, Staged, Value},
     link::{Link, Part},
+    log::{Appended, Log},
     map::Map,
+    set::{Present, Set},
     turn::{Turn, changing},
 };
+
+/// What is wrong when a store is used in a transaction of another state.
+const OTHER_STATE: &str = "the store and the transaction belong to different states";
 
 /// One store's part of a commit.
 pub(crate) trait Group: Any + Send {
@@ -221,6 +227,62 @@ impl Transaction {
         self.staged(&map.0).want(key, None);
     }
 
+    /// The value of a cell, as [`Self::get`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Map::get`].
+    pub async fn get_cell<V, C>(&mut self, cell: &Cell<V, C>) -> Result<V, StateError>
+    where
+        V: Value<C>,
+        C: Codec<V> + 'static,
+    {
+        let value = self.look(&cell.handle, &()).await?;
+        Ok(cell.seen(value))
+    }
+
+    /// Sets the value of a cell, as [`Self::put`].
+    pub fn set_cell<V, C>(&mut self, cell: &Cell<V, C>, value: V)
+    where
+        V: Value<C>,
+        C: Codec<V> + 'static,
+    {
+        self.staged(&cell.handle).want((), Some(value));
+    }
+
+    /// Whether a key is in a set, as [`Self::get`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Map::get`].
+    pub async fn is_member<K, C>(&mut self, set: &Set<K, C>, key: &K) -> Result<bool, StateError>
+    where
+        K: Key,
+        C: Codec<K> + Codec<()> + 'static,
+    {
+        Ok(self.look(&set.0, key).await?.is_some())
+    }
+
+    /// Adds a key to a set, or removes it.
+    pub fn set_member<K, C>(&mut self, set: &Set<K, C>, key: K, is_member: bool)
+    where
+        K: Key,
+        C: Codec<K> + Codec<()> + 'static,
+    {
+        let value = is_member.then_some(Present);
+        self.staged(&set.0).want(key, value);
+    }
+
+    /// Adds an entry to a log.
+    pub fn push<T, C>(&mut self, log: &Log<T, C>, entry: T)
+    where
+        T: Value<C>,
+        C: Codec<T> + 'static,
+    {
+        assert!(log.is_of(&self.gate), "{OTHER_STATE}");
+        self.part(Appended::new(log)).values.push(entry);
+    }
+
     /// Makes all changes at once, or none: false if something that was read has changed since. Then
     /// begin anew. In a generation that has handed its state over it may also be false because something
     /// changed that was put without having been read.
@@ -248,24 +310,25 @@ impl Transaction {
         Ok(value)
     }
 
-    /// This transaction's part of a store.
+    /// This transaction's part of a keyed store.
     fn staged<T: Kind>(&mut self, handle: &Handle<T>) -> &mut Staged<T> {
-        assert!(
-            handle.is_of(&self.gate),
-            "the store and the transaction belong to different states"
-        );
-        let staged = Staged::new(handle);
+        assert!(handle.is_of(&self.gate), "{OTHER_STATE}");
+        self.part(Staged::new(handle))
+    }
+
+    /// This transaction's part of the store that `empty` is for.
+    fn part<G: Group>(&mut self, empty: G) -> &mut G {
         let known = self
             .groups
             .iter()
-            .position(|group| group.id() == staged.id());
+            .position(|group| group.id() == empty.id());
         let at = known.unwrap_or_else(|| {
-            self.groups.push(Box::new(staged));
+            self.groups.push(Box::new(empty));
             self.groups.len() - 1
         });
         let group: &mut dyn Any = self.groups[at].as_mut();
         group
             .downcast_mut()
-            .expect("a store has one kind, and no other has its address")
+            .expect("a store has one kind of part, and no other has its address")
     }
 }

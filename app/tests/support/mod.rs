@@ -9,6 +9,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
+pub(crate) mod demo;
 pub(crate) mod supervisor;
 
 use std::{

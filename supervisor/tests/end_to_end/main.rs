@@ -25,6 +25,7 @@ mod matrix;
 mod memory;
 mod native_failures;
 mod native_handovers;
+mod native_python;
 mod notifications;
 mod programs;
 mod readiness;

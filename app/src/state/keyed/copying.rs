@@ -10,16 +10,18 @@
 //!
 //! All records bear shard 0: a round of few changes is then one frame and not one a shard.
 
-use std::ops::Range;
+use std::{ops::Range, sync::atomic::Ordering};
 
 use heirloom_state_codec::{
-    AtticRecord, Codec, CodecId, Context, EntryHash, Lineage, MigrateError, Schema, SchemaRef,
-    SectionDescriptor, SectionId, SectionKind, SnapshotWriter, write_entry,
+    AtticRecord, Codec, Context, EntryHash, MigrateError, Schema, SectionDescriptor, SectionId,
+    SnapshotWriter, write_entry,
 };
 
 use super::{Keyed, Kind, ShardOf, SlotOf};
 use crate::state::{
+    declared::{Declared, declare},
     error::StoreError,
+    outgoing::Beside,
     store::{Budget, Form, Outlet, Pending, Progress},
     turn::lock,
 };
@@ -52,7 +54,7 @@ impl Default for Copies {
 
 /// A copy under way.
 #[derive(Debug)]
-struct Copying {
+pub(super) struct Copying {
     number: u32,
     section: SectionId,
     attic: Option<SectionId>,
@@ -90,67 +92,14 @@ struct Coded {
 impl<T: Kind> Keyed<T> {
     pub(super) fn begin_copy(&self, form: &Form<'_>) -> Result<Vec<SectionDescriptor>, StoreError> {
         self.end_copy();
-        let own = <T::Value as Schema>::VERSION;
-        let schemas = <T::Value as Lineage<T::Codec>>::schemas();
-        // With no version in common the reader explains why it cannot take the newest.
-        let schema = schemas
-            .iter()
-            .find(|schema| {
-                form.reader
-                    .is_none_or(|known| known.contains(&schema.version))
-            })
-            .or_else(|| schemas.first())
-            .cloned()
-            .unwrap_or_else(SchemaRef::opaque);
-        let attic = (schema.version != own || self.has_stored())
-            .then_some(SectionId(form.first.0.wrapping_add(1)));
-        let version = schema.version;
-        let section = SectionDescriptor {
-            id: form.first,
-            kind: T::SECTION,
-            required: true,
-            codec: <T::Codec as Codec<T::Value>>::ID,
-            attic_of: None,
-            name: self.name.clone(),
-            key_shape: T::key_shape(),
-            schema,
-            entries_hint: self.count(),
-            bytes_hint: 0,
-        };
-        let beside = attic.map(|id| SectionDescriptor {
-            id,
-            kind: SectionKind::Attic,
-            required: false,
-            codec: CodecId::RAW,
-            attic_of: Some(form.first),
-            name: format!("{}.attic", self.name),
-            schema: SchemaRef::opaque(),
-            entries_hint: 0,
-            ..section.clone()
-        });
+        let key_shape = T::key_shape();
+        let identity = self.identity(&key_shape);
+        let stored = self.stored.load(Ordering::Relaxed);
+        let declared = declare::<T::Codec, T::Value>(identity, form, self.count(), stored);
         let mut copies = lock(&self.copies);
         copies.last = copies.last.wrapping_add(1).max(1);
-        copies.now = Some(Copying {
-            number: copies.last,
-            section: form.first,
-            attic,
-            version,
-            base: 0,
-            round: 0,
-            entered: false,
-            batch_entries: copies.batch_entries,
-            context: Context::default(),
-            sent_entries: 0,
-            sent_bytes: 0,
-            scratch: Scratch::default(),
-        });
-        Ok(std::iter::once(section).chain(beside).collect())
-    }
-
-    /// Whether anything is kept for a newer program. Only taking brings such things, so none comes
-    /// while a copy is made.
-    fn has_stored(&self) -> bool {
-        (0..T::SHARDS).any(|shard| self.lock(shard).iter().any(|slot| slot.stored().is_some()))
+        copies.now = Some(Copying::new(copies.last, &declared, copies.batch_entries));
+        Ok(declared.into_sections())
     }
 
     pub(super) fn copy_base(
@@ -187,7 +136,6 @@ impl<T: Kind> Keyed<T> {
             let shard = &mut *self.lock(copying.round);
             if copying.round_batch::<T>(shard, out.writer)? == Progress::Done {
                 copying.round += 1;
-                copying.entered = false;
             }
             if budget.is_spent(out.writer) && copying.round < T::SHARDS {
                 return Ok(Progress::More);
@@ -234,7 +182,25 @@ impl<T: Kind> Keyed<T> {
 }
 
 impl Copying {
-    fn base_batch<T: Kind>(
+    pub(super) fn new(number: u32, declared: &Declared, batch_entries: usize) -> Self {
+        Self {
+            number,
+            section: declared.section.id,
+            attic: declared.attic.as_ref().map(|attic| attic.id),
+            version: declared.section.schema.version,
+            base: 0,
+            round: 0,
+            entered: false,
+            batch_entries,
+            context: Context::default(),
+            sent_entries: 0,
+            sent_bytes: 0,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Writes some entries of the base; done once it has come to the shard's end.
+    pub(super) fn base_batch<T: Kind>(
         &mut self,
         shard: &mut ShardOf<T>,
         writer: &mut SnapshotWriter,
@@ -263,7 +229,8 @@ impl Copying {
         Ok(Progress::Done)
     }
 
-    fn round_batch<T: Kind>(
+    /// Writes some of what has changed; done once all that had when the round came here is written.
+    pub(super) fn round_batch<T: Kind>(
         &mut self,
         shard: &mut ShardOf<T>,
         writer: &mut SnapshotWriter,
@@ -284,11 +251,11 @@ impl Copying {
             }
         }
         self.write::<T>(shard, writer, false)?;
-        Ok(if shard.sending.is_empty() {
-            Progress::Done
-        } else {
-            Progress::More
-        })
+        if !shard.sending.is_empty() {
+            return Ok(Progress::More);
+        }
+        self.entered = false;
+        Ok(Progress::Done)
     }
 
     /// Tells what has gone.
@@ -365,20 +332,13 @@ impl Copying {
                 if let Some(slot) = shard.slot_mut(entry.slot) {
                     let key = &bytes[entry.key.clone()];
                     let version = slot.version;
-                    let replaced = slot.attic_sent(self.number);
-                    let sent = match (&entry.attic, replaced) {
-                        (Some(record), None) if base => {
-                            Some(writer.bulk(attic, version, key, record)?)
-                        }
-                        (Some(record), replaced) => {
-                            Some(writer.upsert(attic, version, key, record, replaced)?)
-                        }
-                        (None, Some(replaced)) => {
-                            writer.tombstone(attic, version, key, Some(replaced))?;
-                            None
-                        }
-                        (None, None) => None,
+                    let beside = Beside {
+                        key,
+                        version,
+                        record: entry.attic.as_deref(),
+                        replaced: slot.attic_sent(self.number),
                     };
+                    let sent = beside.write(writer, attic, base)?;
                     slot.set_attic_sent(self.number, sent);
                 }
             }

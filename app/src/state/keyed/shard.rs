@@ -12,6 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use hashbrown::HashTable;
 use heirloom_state_codec::{AtticRecord, EntryHash};
 
+use crate::state::incoming::Received;
+
 /// The number of no copy.
 pub(super) const NO_COPY: u32 = 0;
 
@@ -306,19 +308,8 @@ impl<K, V> Shard<K, V> {
         self.dirty.len() + self.sending.len() + self.graves.len()
     }
 
-    /// There is no copy any more.
+    /// There is no copy any more. Marks of entries stay: the next copy takes them off as it passes.
     pub(super) fn disarm(&mut self) {
-        let Self {
-            slots,
-            dirty,
-            sending,
-            ..
-        } = self;
-        for at in dirty.iter().chain(sending.iter()) {
-            if let Some(slot) = slots.get_mut(*at as usize).and_then(Option::as_mut) {
-                slot.dirty = false;
-            }
-        }
         // The room is given back as well: the next copy may be long in coming.
         self.dirty = Vec::new();
         self.sending = Vec::new();
@@ -335,14 +326,6 @@ pub(super) enum Stored {
     AsItIs,
     /// This.
     Now(Option<AtticRecord>),
-}
-
-/// What comes with an entry that is received.
-#[derive(Debug)]
-pub(super) struct Received {
-    pub(super) version: u64,
-    pub(super) hash: EntryHash,
-    pub(super) stored: Option<AtticRecord>,
 }
 
 impl<K, V> Slot<K, V> {

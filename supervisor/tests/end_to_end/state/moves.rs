@@ -17,12 +17,13 @@ fn client(supervisor: &Supervisor) -> Client {
 #[test]
 fn thirty_handovers_lose_nothing_that_was_acknowledged() {
     let mut supervisor = Setup::demo().start();
-    while_writing(&supervisor, || {
+    let straddled = while_writing(&supervisor, || {
         for _ in 0..HANDOVERS {
             supervisor.reload();
             answers_come(supervisor.address("http"), "slow");
         }
     });
+    assert!(straddled > HANDOVERS / 3, "{straddled}");
     assert_eq!(supervisor.serving().0, HANDOVERS + 1);
     supervisor.settle();
     supervisor.stop();
@@ -37,12 +38,13 @@ fn thirty_handovers_between_two_versions_lose_nothing() {
         &client(&supervisor).post("/sessions", r#"{"user":"ann"}"#),
         "token",
     );
-    while_writing(&supervisor, || {
+    let straddled = while_writing(&supervisor, || {
         for handover in 0..HANDOVERS {
             reload_to(&supervisor, if handover % 2 == 0 { 1 } else { 2 });
             answers_come(supervisor.address("http"), "slow");
         }
     });
+    assert!(straddled > HANDOVERS / 3, "{straddled}");
     assert_eq!(supervisor.serving().0, HANDOVERS + 2);
     let session = client(&supervisor).get(&format!("/sessions/{token}"));
     assert_eq!(number(&session, "opened_in"), 2, "{session}");

@@ -21,7 +21,8 @@ fn client(supervisor: &Supervisor) -> Client {
 }
 
 /// Changes the state in every way; the session's token and the transaction's id.
-fn write(client: &mut Client) -> (String, String) {
+fn write(supervisor: &Supervisor) -> (String, String) {
+    let client = &mut client(supervisor);
     for _ in 0..3 {
         client.post("/counters/a", "");
     }
@@ -34,7 +35,8 @@ fn write(client: &mut Client) -> (String, String) {
 }
 
 /// Whether all of it is there.
-fn check(client: &mut Client, token: &str, id: &str) {
+fn check(supervisor: &Supervisor, token: &str, id: &str) {
+    let client = &mut client(supervisor);
     assert_eq!(client.get("/counters/a"), "3");
     let session = client.get(&format!("/sessions/{token}"));
     assert_eq!(text(&session, "user"), "ann");
@@ -48,18 +50,16 @@ fn check(client: &mut Client, token: &str, id: &str) {
 fn moves(from: u32, to: u32) {
     let directory = tempfile::tempdir().unwrap();
     let first = kept(directory.path(), from).start();
-    let (token, id) = write(&mut client(&first));
+    let (token, id) = write(&first);
     first.stop();
     let second = kept(directory.path(), to).start();
-    let mut client = client(&second);
-    let hello = client.get("/hello");
+    let hello = client(&second).get("/hello");
     assert!(hello.contains(&format!("oldversion={from}.0.0")), "{hello}");
-    check(&mut client, &token, &id);
+    check(&second, &token, &id);
     second.stop();
     // And once more, with what has changed since.
     let third = kept(directory.path(), to).start();
-    let mut client = Client::new(third.address("http"), Habit::Keeps);
-    assert_eq!(client.get("/counters/a"), "7");
+    assert_eq!(client(&third).get("/counters/a"), "7");
     third.stop();
 }
 
@@ -77,7 +77,7 @@ fn version_2_goes_on_where_version_1_was_stopped() {
 fn version_1_does_not_start_on_what_version_2_saved_and_harms_it_not() {
     let directory = tempfile::tempdir().unwrap();
     let first = kept(directory.path(), 2).start();
-    let (token, id) = write(&mut client(&first));
+    let (token, id) = write(&first);
     first.stop();
     let saved = std::fs::read(directory.path().join("state")).unwrap();
 
@@ -92,6 +92,6 @@ fn version_1_does_not_start_on_what_version_2_saved_and_harms_it_not() {
     assert!(left == saved, "the file was changed");
 
     let newer = kept(directory.path(), 2).start();
-    check(&mut client(&newer), &token, &id);
+    check(&newer, &token, &id);
     newer.stop();
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::harness::{Supervisor, eventually};
 
 /// A client's pause between two requests, so that the load is bounded.
-const PACE: Duration = Duration::from_millis(4);
+const PACE: Duration = Duration::from_millis(8);
 
 /// So many requests make it worth being called a load.
 const WORTH: u64 = 500;
@@ -34,6 +34,8 @@ pub(super) struct Tally {
     sessions: BTreeMap<String, u64>,
     /// Open transactions: the counter, and what they will add to it.
     open: BTreeMap<String, (String, u64)>,
+    /// Requests that an old generation answered when a new one served already.
+    straddled: u64,
     requests: u64,
 }
 
@@ -49,7 +51,7 @@ struct Writer {
 }
 
 /// Ends the writers, also if the work fails that goes on beside them.
-struct Stop<'a>(&'a AtomicBool);
+pub(super) struct Stop<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
@@ -73,8 +75,9 @@ const WRITERS: [(Turn, Habit, u64); 9] = [
     (Writer::count_slowly, Habit::Fresh, 2),
 ];
 
-/// Does `work` while all of them write, and checks that all they wrote is there, once.
-pub(super) fn while_writing(supervisor: &Supervisor, work: impl FnOnce()) {
+/// Does `work` while all of them write, and checks that all they wrote is there, once. How many requests
+/// began before a handover and wrote after it.
+pub(super) fn while_writing(supervisor: &Supervisor, work: impl FnOnce()) -> u64 {
     let address = supervisor.address("http");
     let stop = AtomicBool::new(false);
     let mut all = Tally::default();
@@ -101,7 +104,9 @@ pub(super) fn while_writing(supervisor: &Supervisor, work: impl FnOnce()) {
         }
     });
     assert!(all.requests > WORTH, "{} requests only", all.requests);
+    let straddled = all.straddled;
     all.check(address);
+    straddled
 }
 
 /// Waits until clients have got an answer since: whatever is asked for after it meets running requests.
@@ -167,13 +172,19 @@ impl Writer {
 
     /// Adds to a counter after a wait that often straddles a handover.
     fn count_slowly(&mut self) {
-        let wait = 20 + self.draw(200);
+        let wait = 20 + self.draw(100);
         let answer = self.get(&format!("/slow?ms={wait}&key=slow"));
-        let value = answer
-            .strip_prefix("value=")
-            .and_then(|rest| rest.split(' ').next())
-            .and_then(|value| value.parse().ok());
-        self.counted("slow", value.unwrap_or_else(|| panic!("{answer}")));
+        let numbers: Vec<u64> = answer
+            .split(['=', ' '])
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [value, generation] = numbers[..] else {
+            panic!("{answer}");
+        };
+        self.counted("slow", value);
+        if number(&self.get("/version"), "generation") > generation {
+            self.tally.straddled += 1;
+        }
     }
 
     fn transfer(&mut self) {
@@ -280,6 +291,7 @@ impl Tally {
         self.sessions.extend(other.sessions);
         self.open.extend(other.open);
         self.transfers += other.transfers;
+        self.straddled += other.straddled;
         self.requests += other.requests;
     }
 
