@@ -1,7 +1,8 @@
 //! The side that takes the state over.
 //!
 //! Carries [`heirloom_handover::target`] out: from the hello to the moment at which this generation owns
-//! the state, or never will. Reading the copy is [`Taking`]'s.
+//! the state, or never will. Reading the copy is [`Taking`]'s. What is changed here is to be changed in
+//! the mirror of docs/model.md.
 
 use std::{
     collections::VecDeque,
