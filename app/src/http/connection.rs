@@ -109,7 +109,7 @@ where
         }
     }
 
-    async fn run_from(self, start: Start, head: Vec<u8>, mut stream: Stream) {
+    async fn run_from(self, start: Start, mut head: Vec<u8>, mut stream: Stream) {
         let watch = Watch::new();
         let mut clock = Clock::new(&watch, &self.options, &self.drain);
         let mut phases = self.drain.phases().watch();
@@ -117,35 +117,36 @@ where
             watch.lock().bytes_arrived(Instant::now());
         }
         let census = self.drain.census();
-        let sniffed = match start {
-            Start::Http1 => Sniffed::Http1(head.into()),
-            Start::Unknown => {
-                let _counted = census.count(Speaks::Unknown);
-                sniff(head, &mut stream, &watch, &mut clock, &mut phases).await
+        loop {
+            let counted = census.count(Speaks::Unknown);
+            let sniffed = match start {
+                Start::Http1 => Sniffed::Http1(head.into()),
+                Start::Unknown => sniff(head, &mut stream, &watch, &mut clock, &mut phases).await,
+            };
+            if let Sniffed::Move(bytes, mover) = sniffed {
+                let Some(back) = self.moved(Start::Unknown, bytes, stream, &mover).await else {
+                    return;
+                };
+                // It stays here after all, and is served with the others that do.
+                (head, stream) = back;
+                phases = Phases::new().watch();
+                continue;
             }
-        };
-        match sniffed {
-            Sniffed::Http1(head) => {
-                let _counted = census.count(Speaks::Http1);
-                self.http1(head, stream, &watch, &mut clock, &mut phases)
-                    .await;
-            }
-            Sniffed::Http2(head) => {
-                let _counted = census.count(Speaks::Http2);
-                self.http2(Rewound::new(head, stream)).await;
-            }
-            Sniffed::Move(head, mover) => {
-                let _counted = census.count(Speaks::Unknown);
-                if let Some((head, stream)) = self.moved(Start::Unknown, head, stream, &mover).await
-                {
-                    // It stays here after all, and is served with the others that do.
-                    let mut stays = Phases::new().watch();
-                    self.http1(head.into(), stream, &watch, &mut clock, &mut stays)
+            drop(counted);
+            match sniffed {
+                Sniffed::Http1(head) => {
+                    let _counted = census.count(Speaks::Http1);
+                    self.http1(head, stream, &watch, &mut clock, &mut phases)
                         .await;
                 }
+                Sniffed::Http2(head) => {
+                    let _counted = census.count(Speaks::Http2);
+                    self.http2(Rewound::new(head, stream)).await;
+                }
+                Sniffed::Quiet => stream.close().await,
+                Sniffed::Move(..) | Sniffed::Gone => {}
             }
-            Sniffed::Quiet => stream.close().await,
-            Sniffed::Gone => {}
+            return;
         }
     }
 
@@ -211,23 +212,25 @@ where
                 // From the freeze on no request is begun; what runs goes on, to its last byte.
                 let goes_on =
                     matches!(phase, Phase::Serving) || !watch.lock().is_between_requests();
-                if goes_on {
-                    if let Poll::Ready(result) = http.poll_without_shutdown(context) {
-                        log_end(result);
-                        return Poll::Ready(Stop::Done);
+                if goes_on
+                    && let Poll::Ready(result) = http.poll_without_shutdown(context)
+                {
+                    log_end(result);
+                    return Poll::Ready(Stop::Done);
                     }
+                    watch.poll_discard(context);
                 }
                 match phase {
                     Phase::Serving => clock.poll(context).map(Stop::Expired),
                     Phase::Paused => Poll::Pending,
                     Phase::Moving(mover) if watch.lock().is_between_requests() => {
-                        Poll::Ready(Stop::Move(mover))
+                    Poll::Ready(Stop::Move(mover))
                     }
                     Phase::Moving(_) if watch.lock().is_spoilt() => {
-                        // hyper alone knows where the next request begins: it finishes this one.
-                        Pin::new(&mut http).graceful_shutdown();
-                        let ended = http.poll_without_shutdown(context).map(log_end);
-                        ended.map(|()| Stop::Done)
+                    // hyper alone knows where the next request begins: it finishes this one.
+                    Pin::new(&mut http).graceful_shutdown();
+                    let ended = http.poll_without_shutdown(context).map(log_end);
+                    ended.map(|()| Stop::Done)
                     }
                     Phase::Moving(_) => clock.poll(context).map(Stop::Expired),
                 }
@@ -239,8 +242,8 @@ where
                     Pin::new(&mut http).graceful_shutdown();
                     let ended = poll_fn(|context| http.poll_without_shutdown(context));
                     match timeout(self.options.write_timeout, ended).await {
-                        Ok(result) => log_end(result),
-                        Err(_) => return,
+                    Ok(result) => log_end(result),
+                    Err(_) => return,
                     }
                     true
                 }
@@ -261,11 +264,10 @@ where
                 match self.moved(Start::Http1, bytes, socket, mover).await {
                     None => return,
                     Some((bytes, back)) => {
-                        // It stays here after all, and is drained.
-                        (head, stream) = (bytes.into(), back);
-                        stays = Some(Phases::new().watch());
-                        continue;
-                    }
+                    // It stays here after all, and is drained.
+                    (head, stream) = (bytes.into(), back);
+                    stays = Some(Phases::new().watch());
+                    continue;
                 }
             }
             if quiet && (!parts.read_buf.is_empty() || socket.has_unread_bytes()) {
