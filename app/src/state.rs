@@ -14,17 +14,24 @@
 //! one, [`convergence`] judges when to freeze, [`link`] carries late operations over.
 
 mod build_id;
+mod cell;
 mod convergence;
 mod copy;
 mod error;
 mod gate;
 mod giving;
 mod keeper;
+mod keyed;
 mod link;
+mod map;
 mod saving;
+mod set;
 mod store;
 mod taking;
+#[cfg(test)]
+mod testing;
 mod transaction;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -43,11 +50,16 @@ use nix::sys::{
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
+pub use cell::Cell;
 pub use convergence::IfItDoesNotConverge;
 pub use error::{StateError, StoreError, TakeError};
 use gate::Gate;
 use keeper::Keeper;
+pub use keyed::{Key, Value};
+pub use map::Map;
+pub use set::Set;
 use store::Store;
+pub use transaction::Transaction;
 
 use crate::{Drain, Inherited};
 
@@ -65,7 +77,8 @@ pub struct State {
 /// What all stores of a state share.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) gate: Gate,
+    /// Shared with the stores, which must not hold what holds them.
+    pub(crate) gate: Arc<Gate>,
     stores: RwLock<Vec<Arc<dyn Store>>>,
     /// The names of connections with a state of their own, with every version of it that can be read.
     sessions: RwLock<Vec<(String, Vec<SchemaRef>)>>,
@@ -146,7 +159,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             core: Arc::new(Core {
-                gate: Gate::new(),
+                gate: Arc::new(Gate::new()),
                 stores: RwLock::default(),
                 sessions: RwLock::default(),
             }),

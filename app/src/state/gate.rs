@@ -76,6 +76,15 @@ impl Gate {
         }
     }
 
+    /// Whether an operation may be carried out here. To be asked under the lock, as [`Self::mode`].
+    #[inline]
+    pub(crate) fn lets_pass(&self) -> bool {
+        match self.mode() {
+            Mode::Open | Mode::Tracking => true,
+            Mode::Closed | Mode::Elsewhere => false,
+        }
+    }
+
     /// Lets operations pass, noting changes or not.
     pub(crate) fn open(&self, tracking: bool) {
         self.set(if tracking { Mode::Tracking } else { Mode::Open });

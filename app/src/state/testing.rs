@@ -1,0 +1,150 @@
+//! For tests: a copy from one store to another, slice by slice, through the real stream.
+//!
+//! A ledger reads along, so a wrong hash for what a record replaces shows at the end, whatever the
+//! taking store makes of it.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use heirloom_state_codec::{
+    BuildId, EntryLedger, Event, Header, Limits, Manifest, SectionId, SectionTotal, SnapshotReader,
+    SnapshotWriter, StateDigest,
+};
+
+use super::{
+    error::StoreError,
+    store::{Budget, Form, Outlet, Progress, Store},
+};
+
+/// A budget that is spent after the first batch.
+pub(crate) fn least() -> Budget {
+    Budget::new(Duration::ZERO, 0)
+}
+
+/// A budget that is not spent.
+pub(crate) fn most() -> Budget {
+    Budget::new(Duration::from_secs(60), usize::MAX)
+}
+
+/// A copy on its way from one store to another.
+pub(crate) struct Relay<'a> {
+    source: &'a dyn Store,
+    target: &'a dyn Store,
+    writer: SnapshotWriter,
+    attached: Vec<OwnedFd>,
+    next: u32,
+    reader: SnapshotReader,
+    ledger: EntryLedger,
+    manifest: Manifest,
+}
+
+impl<'a> Relay<'a> {
+    /// Begins a copy for a reader that knows the target's versions.
+    pub(crate) fn begin(source: &'a dyn Store, target: &'a dyn Store, descriptors: bool) -> Self {
+        let known: Vec<u32> = target.reads().iter().map(|schema| schema.version).collect();
+        let form = Form {
+            first: SectionId(1),
+            reader: descriptors.then_some(&known[..]),
+            descriptors,
+        };
+        let manifest = Manifest {
+            app: "test".to_owned(),
+            sections: source.begin_copy(&form).unwrap(),
+        };
+        let header = Header::new(0, 1, BuildId::default());
+        let writer = SnapshotWriter::new(&header, &manifest, Limits::default()).unwrap();
+        Self {
+            source,
+            target,
+            writer,
+            attached: Vec::new(),
+            next: 0,
+            reader: SnapshotReader::new(Limits::default()),
+            ledger: EntryLedger::new(&manifest, &Limits::default()),
+            manifest,
+        }
+    }
+
+    pub(crate) fn base(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
+        let mut out = Outlet::new(&mut self.writer, &mut self.attached, &mut self.next);
+        let progress = self.source.copy_base(&mut out, budget)?;
+        self.pump()?;
+        Ok(progress)
+    }
+
+    pub(crate) fn changes(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
+        let mut out = Outlet::new(&mut self.writer, &mut self.attached, &mut self.next);
+        let progress = self.source.copy_changes(&mut out, budget)?;
+        self.pump()?;
+        Ok(progress)
+    }
+
+    pub(crate) fn round_end(&mut self) {
+        let pending = self.source.pending();
+        self.writer.round_end(pending.entries).unwrap();
+        self.pump().unwrap();
+    }
+
+    /// Everything that is left, to be called when nobody changes the source any more, and the proof
+    /// that both hold the same.
+    pub(crate) fn finish(mut self) -> Result<(), StoreError> {
+        self.source.settle();
+        self.writer.freeze()?;
+        while self.base(&least())? == Progress::More {}
+        while self.changes(&least())? == Progress::More {}
+        assert_eq!(self.source.pending().entries, 0);
+        self.source.end_copy();
+        self.writer.end()?;
+        self.pump()?;
+        Ok(())
+    }
+
+    /// Carries what is ready over.
+    fn pump(&mut self) -> Result<(), StoreError> {
+        self.writer.flush();
+        while !self.writer.ready().is_empty() {
+            let count = self.reader.push(self.writer.ready());
+            self.writer.consume(count);
+            while let Some(event) = self.reader.poll().unwrap() {
+                self.ledger.apply(&event)?;
+                match &event {
+                    Event::Opened { .. } => {
+                        let sections: Vec<_> = self.manifest.sections.iter().collect();
+                        self.target.begin_taking(&sections)?;
+                    }
+                    Event::Bulk {
+                        section, records, ..
+                    } => self.target.apply(section, true, records.clone())?,
+                    Event::Delta {
+                        section, records, ..
+                    } => self.target.apply(section, false, records.clone())?,
+                    Event::Memfd { section, reference } => {
+                        // Taken in the order in which they were attached.
+                        let descriptor = self.attached.remove(0);
+                        self.target.apply_memfd(section, reference, descriptor)?;
+                    }
+                    Event::End(end) => {
+                        end.verify(&self.ledger.totals()).unwrap();
+                        let held = self.target.end_taking();
+                        end.verify(&held).unwrap();
+                        assert_eq!(nonempty(&held), nonempty(end.totals()));
+                    }
+                    _other => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn nonempty(totals: &[SectionTotal]) -> Vec<SectionTotal> {
+    let holds = |total: &&SectionTotal| total.state != StateDigest::default();
+    totals.iter().filter(holds).copied().collect()
+}
+
+/// A whole copy at once.
+pub(crate) fn copy(source: &dyn Store, target: &dyn Store, descriptors: bool) {
+    let mut relay = Relay::begin(source, target, descriptors);
+    while relay.base(&least()).unwrap() == Progress::More {}
+    relay.round_end();
+    relay.finish().unwrap();
+}
