@@ -13,16 +13,19 @@
 //! protocol, [`copy`] is what a copy consists of, [`giving`] and [`saving`] write one, [`taking`] reads
 //! one, [`convergence`] judges when to freeze, [`link`] carries late operations over.
 
+mod arena;
 mod build_id;
 mod cell;
 mod convergence;
 mod copy;
+mod declared;
 mod error;
 mod gate;
 mod giving;
 mod keeper;
 mod keyed;
 mod link;
+mod log;
 mod map;
 mod saving;
 mod set;
@@ -50,12 +53,14 @@ use nix::sys::{
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
+pub use arena::{Arena, Blob};
 pub use cell::Cell;
 pub use convergence::IfItDoesNotConverge;
 pub use error::{StateError, StoreError, TakeError};
 use gate::Gate;
 use keeper::Keeper;
 pub use keyed::{Key, Value};
+pub use log::Log;
 pub use map::Map;
 pub use set::Set;
 use store::Store;

@@ -119,9 +119,11 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
         State::Copying => match event {
             Event::Send => (State::Copying, &[Refuse]),
             Event::Converged => (State::Converged, &[TellConverged]),
-            Event::Broken | Event::PeerGone => (State::Serving, &[EndCopy, TellFailed]),
+            // Told first: the new one complains of the stream's end as soon as it comes, and what it
+            // says is not the reason.
+            Event::Broken | Event::PeerGone => (State::Serving, &[TellFailed, EndCopy]),
             Event::Abort | Event::SupervisorGone => (State::Serving, &[EndCopy]),
-            Event::Retire => (State::Serving, &[EndCopy, TellFailed, Drain]),
+            Event::Retire => (State::Serving, &[TellFailed, EndCopy, Drain]),
             // A commit cannot be: nothing complete was ever sent.
             Event::Freeze
             | Event::Complete
@@ -134,9 +136,9 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
         State::Converged => match event {
             Event::Send => (State::Converged, &[Refuse]),
             Event::Freeze => (State::Freezing, &[Freeze]),
-            Event::Broken | Event::PeerGone => (State::Serving, &[EndCopy, TellFailed]),
+            Event::Broken | Event::PeerGone => (State::Serving, &[TellFailed, EndCopy]),
             Event::Abort | Event::SupervisorGone => (State::Serving, &[EndCopy]),
-            Event::Retire => (State::Serving, &[EndCopy, TellFailed, Drain]),
+            Event::Retire => (State::Serving, &[TellFailed, EndCopy, Drain]),
             Event::Converged
             | Event::Complete
             | Event::CompleteRehearsal
@@ -285,14 +287,14 @@ mod tests {
         (
             State::Copying,
             [
-                "C:r", "V:v", ".", ".", ".", "S:ex", "S:e", ".", ".", "S:ex", ".", ".", "S:exd",
+                "C:r", "V:v", ".", ".", ".", "S:xe", "S:e", ".", ".", "S:xe", ".", ".", "S:xed",
                 "S:e",
             ],
         ),
         (
             State::Converged,
             [
-                "V:r", ".", "G:f", ".", ".", "S:ex", "S:e", ".", ".", "S:ex", ".", ".", "S:exd",
+                "V:r", ".", "G:f", ".", ".", "S:xe", "S:e", ".", ".", "S:xe", ".", ".", "S:xed",
                 "S:e",
             ],
         ),

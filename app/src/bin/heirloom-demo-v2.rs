@@ -2,7 +2,9 @@
 
 #[path = "../demo/mod.rs"]
 mod demo;
+#[path = "../demo/release/v2.rs"]
+mod release;
 
 fn main() -> std::process::ExitCode {
-    demo::main("2.0.0")
+    demo::main()
 }

@@ -2,7 +2,9 @@
 
 #[path = "../demo/mod.rs"]
 mod demo;
+#[path = "../demo/release/v1.rs"]
+mod release;
 
 fn main() -> std::process::ExitCode {
-    demo::main("1.0.0")
+    demo::main()
 }

@@ -1,13 +1,23 @@
 //! The demo service: a small stateful service whose restarts nobody should notice.
 //!
-//! Two binaries share it, one for each version. [`command_line`] is how it is started, [`routes`]
-//! what it answers, [`request`] how it reads a request's target, [`state`] what it remembers. The
-//! life of the process is here.
+//! Two binaries share it, one for each release. What differs between them, the types of the state, is
+//! in `crate::release`, which each binary takes from `release/` and `schema/`. [`command_line`] is how
+//! it is started, [`state`] what it remembers, [`routes`] what it answers. The life of the process is
+//! here.
 
+mod answer;
+mod body;
 mod command_line;
+mod counters;
+mod filling;
+mod ledger;
 mod request;
 mod routes;
+mod sessions;
 mod state;
+mod talk;
+mod token;
+mod transactions;
 
 use std::{
     io::{self, IsTerminal},
@@ -17,24 +27,34 @@ use std::{
 
 use anyhow::Context;
 use command_line::CommandLine;
-use heirloom_app::{Drain, Inherited, Listener, Outcome, http};
+use heirloom_app::{
+    Drain, Inherited, Listener, Outcome, http,
+    state::{Origin, Tenure},
+};
 use hyper::service::service_fn;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use routes::Demo;
+use state::Stores;
+use talk::Talks;
 use tokio::time::sleep;
+
+use crate::release::{Identity, VERSION};
+
+/// What the demo's state is called.
+const APP: &str = "heirloom-demo";
 
 /// The name of the listener the demo answers HTTP on.
 const HTTP: &str = "http";
 
-/// Runs the demo as this version of itself, to its end.
-pub(crate) fn main(version: &'static str) -> ExitCode {
-    let command_line = CommandLine::read(version);
+/// Runs the demo to its end.
+pub(crate) fn main() -> ExitCode {
+    let command_line = CommandLine::read(VERSION);
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_max_level(command_line.log_level)
         .init();
-    match start(version, &command_line) {
+    match start(&command_line) {
         Ok(Outcome::Drained | Outcome::Forced { .. }) => ExitCode::SUCCESS,
         Ok(Outcome::LimitPassed { cut }) => {
             eprintln!(
@@ -52,16 +72,20 @@ pub(crate) fn main(version: &'static str) -> ExitCode {
 }
 
 /// Takes what was inherited, starts the runtime and serves in it.
-fn start(version: &'static str, command_line: &CommandLine) -> anyhow::Result<Outcome> {
+fn start(command_line: &CommandLine) -> anyhow::Result<Outcome> {
     raise_descriptor_limit();
     let mut inherited = Inherited::from_env()?;
+    let has_chat = inherited.names().any(|name| name == talk::CHAT);
+    let chat = has_chat
+        .then(|| inherited.take_listener(talk::CHAT))
+        .transpose()?;
     let listener = listener(&mut inherited, command_line)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(command_line.workers)
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    let outcome = runtime.block_on(serve(version, command_line, &inherited, listener));
+    let outcome = runtime.block_on(serve(command_line, &mut inherited, listener, chat));
     // What still runs was cut off, or blocks a thread: it is not waited for.
     runtime.shutdown_background();
     outcome
@@ -78,18 +102,18 @@ fn listener(inherited: &mut Inherited, command_line: &CommandLine) -> anyhow::Re
     }
 }
 
-/// The life of a generation: boot, serve, drain.
+/// The life of a generation: boot, take the state over, serve, drain.
 async fn serve(
-    version: &'static str,
     command_line: &CommandLine,
-    inherited: &Inherited,
+    inherited: &mut Inherited,
     listener: Listener,
+    chat: Option<Listener>,
 ) -> anyhow::Result<Outcome> {
     let drain = Drain::new(command_line.drain_timeout);
     drain
         .begin_on_signals()
         .context("the signal handlers cannot be installed")?;
-    let notifier = inherited.notifier();
+    let notifier = inherited.notifier().clone();
     let watchdog = notifier.start_watchdog();
 
     if !command_line.slow_start.is_zero() {
@@ -100,8 +124,30 @@ async fn serve(
     }
 
     let generation = inherited.generation();
-    let status = format!("version {version}, generation {generation}, on {listener}");
-    let demo = Arc::new(Demo::new(version, generation));
+    let status = format!("version {VERSION}, generation {generation}, on {listener}");
+    let stores = Stores::new();
+    let talks = Talks::declare(&stores.state);
+    // A SIGTERM that comes meanwhile counts once it is known whose the state is.
+    let origin = stores
+        .state
+        .take_over(inherited, &drain, Tenure::new(APP, VERSION))
+        .await?;
+    let own = Identity {
+        version: VERSION.to_owned(),
+        generation,
+    };
+    let before = stores.identity.insert("last".to_owned(), own).await?;
+    let before = before.unwrap_or_default();
+    match origin {
+        Origin::Fresh => {}
+        Origin::Saved => tracing::info!("the state was saved by generation {}", before.generation),
+        Origin::Generation(former) => tracing::info!("the state was generation {former}'s"),
+        _ => tracing::info!(?origin, "the state was taken over"),
+    }
+    let frames = talks
+        .serve(chat, &drain, generation)
+        .context("the listener \"chat\" cannot be served")?;
+    let demo = Arc::new(Demo::new(generation, before, stores).with_frames(frames));
     let service = service_fn(move |request| Arc::clone(&demo).answer(request));
     let mut options = http::Options::default();
     options.linger = command_line.linger;

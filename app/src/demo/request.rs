@@ -1,20 +1,35 @@
-//! Reading a request's target: path segments and query parameters, decoded and within limits.
+//! Reading a request's target: path segments and query parameters, decoded and within limits; and what
+//! a name may be, wherever it stands.
 
 use std::{borrow::Cow, ops::RangeInclusive};
 
-/// The longest key, in bytes, after decoding.
+/// The longest key or other name, in bytes, after decoding.
 const KEY_BYTES_MAX: usize = 128;
 
 /// The key of a counter, checked.
 ///
 /// The error says what a key may be.
 pub(super) fn key(encoded: &str) -> Result<String, String> {
-    let key = decode(encoded, Plus::Kept).filter(|key| {
-        !key.is_empty() && key.len() <= KEY_BYTES_MAX && !key.contains(char::is_control)
-    });
-    key.map(Cow::into_owned).ok_or_else(|| {
-        format!("a key is 1 to {KEY_BYTES_MAX} bytes of UTF-8 without control characters")
-    })
+    let key = decode(encoded, Plus::Kept).filter(|key| is_fine(key));
+    key.map(Cow::into_owned)
+        .ok_or_else(|| what_is_fine("a key"))
+}
+
+/// Checks a name that came in a body. `what` it is stands in the error.
+pub(super) fn check(what: &str, name: &str) -> Result<(), String> {
+    if is_fine(name) {
+        Ok(())
+    } else {
+        Err(what_is_fine(what))
+    }
+}
+
+fn is_fine(name: &str) -> bool {
+    !name.is_empty() && name.len() <= KEY_BYTES_MAX && !name.contains(char::is_control)
+}
+
+fn what_is_fine(what: &str) -> String {
+    format!("{what} is 1 to {KEY_BYTES_MAX} bytes of UTF-8 without control characters")
 }
 
 /// The value of a query parameter, decoded; none if it is not given.
@@ -93,6 +108,12 @@ mod tests {
         for bad in ["", "%", "%4", "%zz", "%ff", "a%00b", &"k".repeat(129)] {
             assert!(key(bad).is_err(), "{bad}");
         }
+        assert_eq!(check("user", "a%41"), Ok(()));
+        assert!(
+            check("user", "a\n")
+                .unwrap_err()
+                .starts_with("user is 1 to 128")
+        );
     }
 
     #[test]

@@ -17,13 +17,14 @@ mod tests;
 use std::{
     fmt,
     hash::{BuildHasher, Hash, RandomState},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
 };
 
 use heirloom_state_codec::{Codec, Context, Lineage, MigrateError, SectionKind, Shape, Step};
 
 use super::{
     State,
+    declared::Identity,
     error::StateError,
     gate::Gate,
     turn::{Turn, changing, lock, reading},
@@ -93,6 +94,8 @@ pub(crate) struct Keyed<T: Kind> {
     shards: Box<[Apart<Mutex<ShardOf<T>>>]>,
     copies: Mutex<copying::Copies>,
     taking: Mutex<Option<taking::Taking>>,
+    /// Something may be kept for a newer program. Only taking brings such things.
+    stored: AtomicBool,
 }
 
 /// A handle to the entries of one store.
@@ -131,6 +134,16 @@ impl<T: Kind> Keyed<T> {
             shards: std::iter::repeat_with(shard).take(T::SHARDS).collect(),
             copies: Mutex::default(),
             taking: Mutex::new(None),
+            stored: AtomicBool::new(false),
+        }
+    }
+
+    /// What it is in a manifest.
+    fn identity<'a>(&'a self, key_shape: &'a str) -> Identity<'a> {
+        Identity {
+            name: &self.name,
+            kind: T::SECTION,
+            key_shape,
         }
     }
 
@@ -178,16 +191,35 @@ impl<T: Kind> Handle<T> {
     ///
     /// If the state has a store of that name, or it is no name.
     pub(super) fn new(state: &State, name: &str) -> Self {
-        let handle = Self(Arc::new(Keyed::new(Arc::clone(&state.core.gate), name)));
+        let handle = Self::part_of(state, name);
         state.core.add(Arc::new(handle.clone()));
         handle
     }
 
-    /// Puts an entry without asking the gate: before anybody has the store.
+    /// A new store that another one keeps as a part of itself, under a name of its own.
+    pub(super) fn part_of(state: &State, name: &str) -> Self {
+        Self(Arc::new(Keyed::new(Arc::clone(&state.core.gate), name)))
+    }
+
+    /// Puts an entry without asking the gate: its holder has, or nobody else has the store yet.
     pub(super) fn preset(&self, key: T::Key, value: T::Value) {
         let hash = self.0.hash(&key);
         let mut shard = self.0.lock_for(hash);
         shard.put(hash, key, value, Stored::AsItIs);
+    }
+
+    /// Removes an entry without asking the gate: its holder has.
+    pub(super) fn discard(&self, key: &T::Key) {
+        let hash = self.0.hash(key);
+        self.0.lock_for(hash).remove(hash, key);
+    }
+
+    /// Every entry, without asking the gate: its holder has.
+    pub(super) fn held(&self) -> Vec<(T::Key, T::Value)> {
+        let shards = self.0.lock_all();
+        let slots = shards.iter().flat_map(|shard| shard.iter());
+        let entry = |slot: &SlotOf<T>| Some((slot.key.clone(), slot.value()?.clone()));
+        slots.filter_map(entry).collect()
     }
 
     /// Whether it is part of the state with this gate.
@@ -331,7 +363,7 @@ impl<T: Kind> Handle<T> {
 }
 
 /// Tells people what a translation had to say.
-fn report(store: &str, context: &Context) {
+pub(super) fn report(store: &str, context: &Context) {
     for note in context.notes() {
         tracing::info!(store, note, "translating the state");
     }

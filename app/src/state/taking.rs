@@ -15,7 +15,10 @@ use heirloom_handover::{fds, lifeline::Lifeline};
 use heirloom_state_codec::{
     End, EntryLedger, Event, Limits, Manifest, SectionDescriptor, SectionId, SnapshotReader,
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 
 use super::{
     error::{StoreError, TakeError},
@@ -69,8 +72,10 @@ impl Taking {
         migration: Option<u64>,
         lifeline: Option<OwnedFd>,
         stores: Vec<Arc<dyn Store>>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, TakeError> {
+        // The keeper waits for its orders as well.
+        fcntl(&stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
+        Ok(Self {
             stream: File::from(stream),
             migration,
             lifeline: lifeline.map(Lifeline::new),
@@ -80,7 +85,7 @@ impl Taking {
             ledger: None,
             descriptors: Vec::new(),
             end: None,
-        }
+        })
     }
 
     /// What to wait for before reading on.
@@ -92,8 +97,11 @@ impl Taking {
     pub(super) fn go_on(&mut self) -> Result<Took, TakeError> {
         let count = match self.stream.read(self.reader.space()) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Took::More),
-            Err(error) => return Err(error.into()),
+            Err(error) => match error.kind() {
+                // Somebody else woke the keeper.
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => return Ok(Took::More),
+                _other => return Err(error.into()),
+            },
         };
         if count == 0 {
             self.reader.finish()?;

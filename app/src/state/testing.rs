@@ -20,11 +20,6 @@ pub(crate) fn least() -> Budget {
     Budget::new(Duration::ZERO, 0)
 }
 
-/// A budget that is not spent.
-pub(crate) fn most() -> Budget {
-    Budget::new(Duration::from_secs(60), usize::MAX)
-}
-
 /// A copy on its way from one store to another.
 pub(crate) struct Relay<'a> {
     source: &'a dyn Store,
@@ -35,6 +30,7 @@ pub(crate) struct Relay<'a> {
     reader: SnapshotReader,
     ledger: EntryLedger,
     manifest: Manifest,
+    base: Progress,
 }
 
 impl<'a> Relay<'a> {
@@ -61,24 +57,37 @@ impl<'a> Relay<'a> {
             reader: SnapshotReader::new(Limits::default()),
             ledger: EntryLedger::new(&manifest, &Limits::default()),
             manifest,
+            base: Progress::More,
         }
     }
 
-    pub(crate) fn base(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
+    fn base(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
         let mut out = Outlet::new(&mut self.writer, &mut self.attached, &mut self.next);
-        let progress = self.source.copy_base(&mut out, budget)?;
+        self.base = self.source.copy_base(&mut out, budget)?;
         self.pump()?;
-        Ok(progress)
+        Ok(self.base)
     }
 
-    pub(crate) fn changes(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
+    fn changes(&mut self, budget: &Budget) -> Result<Progress, StoreError> {
         let mut out = Outlet::new(&mut self.writer, &mut self.attached, &mut self.next);
         let progress = self.source.copy_changes(&mut out, budget)?;
         self.pump()?;
         Ok(progress)
     }
 
-    pub(crate) fn round_end(&mut self) {
+    /// A slice of whatever is due, and the end of the round if it was the last.
+    pub(crate) fn slice(&mut self, budget: &Budget) -> Result<(), StoreError> {
+        let progress = match self.base {
+            Progress::More => self.base(budget)?,
+            Progress::Done => self.changes(budget)?,
+        };
+        if progress == Progress::Done {
+            self.round_end();
+        }
+        Ok(())
+    }
+
+    fn round_end(&mut self) {
         let pending = self.source.pending();
         self.writer.round_end(pending.entries).unwrap();
         self.pump().unwrap();
@@ -89,7 +98,9 @@ impl<'a> Relay<'a> {
     pub(crate) fn finish(mut self) -> Result<(), StoreError> {
         self.source.settle();
         self.writer.freeze()?;
-        while self.base(&least())? == Progress::More {}
+        while self.base == Progress::More {
+            self.base(&least())?;
+        }
         while self.changes(&least())? == Progress::More {}
         assert_eq!(self.source.pending().entries, 0);
         self.source.end_copy();
@@ -144,7 +155,8 @@ fn nonempty(totals: &[SectionTotal]) -> Vec<SectionTotal> {
 /// A whole copy at once.
 pub(crate) fn copy(source: &dyn Store, target: &dyn Store, descriptors: bool) {
     let mut relay = Relay::begin(source, target, descriptors);
-    while relay.base(&least()).unwrap() == Progress::More {}
-    relay.round_end();
+    while relay.base == Progress::More {
+        relay.slice(&least()).unwrap();
+    }
     relay.finish().unwrap();
 }

@@ -1,7 +1,15 @@
 //! Whole handovers within one process: two generations with a keeper each, and a supervisor played by
 //! the test. What needs real processes is in `tests/`.
 
-use std::{convert::Infallible, os::fd::OwnedFd, time::Duration};
+use std::{
+    convert::Infallible,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use heirloom_handover::{
     fds,
@@ -25,7 +33,7 @@ use tokio::{
 use futures_util::{SinkExt, StreamExt};
 use heirloom_state_codec::{self as heirloom_state_codec, State as State_};
 
-use super::{Origin, State, TakeOverError, Tenure};
+use super::{Map, Origin, State, TakeOverError, Tenure};
 use crate::{
     Drain, Listener, http,
     session::{Leaving, Served, Sessions},
@@ -165,10 +173,13 @@ impl Owner {
     /// A whole handover to the next generation.
     pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Owner {
         self.send_to(&next, migration, Purpose::Handover).await;
-        assert!(matches!(self.says().await, Report::Converged { .. }));
+        let said = self.says().await;
+        assert!(matches!(said, Report::Converged { .. }), "{said:?}");
         self.order(&Order::Freeze { migration }, &[]);
-        assert!(matches!(self.says().await, Report::Frozen { .. }));
-        assert!(matches!(next.says().await, Report::Ready { .. }));
+        let said = self.says().await;
+        assert!(matches!(said, Report::Frozen { .. }), "{said:?}");
+        let said = next.says().await;
+        assert!(matches!(said, Report::Ready { .. }), "{said:?}");
         let commit = Order::Commit {
             migration,
             alone: false,
@@ -467,4 +478,66 @@ async fn sessions_and_websockets_go_on_with_their_state() {
         Report::Gone { moved, cut, .. } => assert_eq!((moved.total(), cut), (2, 0)),
         other => panic!("{other:?} where the last word should come"),
     }
+}
+
+/// A counter.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, State_)]
+#[state(name = "counter", version = 1, oldest)]
+struct Counter {
+    value: u64,
+}
+
+fn counters(state: &State) -> Map<u64, Counter> {
+    Map::new(state, "counters")
+}
+
+/// Adds one to counters until told to stop; how often that was acknowledged.
+fn writer(map: Map<u64, Counter>, stop: Arc<AtomicBool>, seed: u64) -> JoinHandle<u64> {
+    tokio::spawn(async move {
+        let mut acknowledged = 0;
+        let mut key = seed;
+        while !stop.load(Ordering::Relaxed) {
+            key = key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let change = |entry: &mut Option<Counter>| {
+                entry.get_or_insert(Counter { value: 0 }).value += 1;
+            };
+            map.update(key >> 54, change).await.unwrap();
+            acknowledged += 1;
+            if acknowledged % 16 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        acknowledged
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_write_is_lost_and_none_counts_twice() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let state = State::new();
+    let map = counters(&state);
+    let mut owner = Owner::first(state).await;
+    let mut last = map.clone();
+    let mut writers = vec![writer(map, Arc::clone(&stop), 1)];
+    let mut former = Vec::new();
+    for generation in 2..=8 {
+        let state = State::new();
+        let map = counters(&state);
+        let next = owner
+            .hand_over(Generation::start(generation, state), generation)
+            .await;
+        // Those of every generation before go on, over one link or several.
+        last = map.clone();
+        writers.push(writer(map, Arc::clone(&stop), generation));
+        former.push(std::mem::replace(&mut owner, next));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = 0;
+    for writer in writers {
+        acknowledged += timeout(PATIENCE, writer).await.unwrap().unwrap();
+    }
+    let held = last.entries().await.unwrap();
+    let sum: u64 = held.iter().map(|(_, counter)| counter.value).sum();
+    assert_eq!(sum, acknowledged);
+    assert!(acknowledged > 1000, "{acknowledged}");
 }

@@ -18,10 +18,14 @@ use super::{
     gate::Gate,
     keyed::{Handle, Key, Kind, Staged, Value},
     link::{Link, Part},
+    log::{Appended, Log},
     map::Map,
     set::{Present, Set},
     turn::{Turn, changing},
 };
+
+/// What is wrong when a store is used in a transaction of another state.
+const OTHER_STATE: &str = "the store and the transaction belong to different states";
 
 /// One store's part of a commit.
 pub(crate) trait Group: Any + Send {
@@ -269,6 +273,16 @@ impl Transaction {
         self.staged(&set.0).want(key, value);
     }
 
+    /// Adds an entry to a log.
+    pub fn push<T, C>(&mut self, log: &Log<T, C>, entry: T)
+    where
+        T: Value<C>,
+        C: Codec<T> + 'static,
+    {
+        assert!(log.is_of(&self.gate), "{OTHER_STATE}");
+        self.part(Appended::new(log)).values.push(entry);
+    }
+
     /// Makes all changes at once, or none: false if something that was read has changed since. Then
     /// begin anew. In a generation that has handed its state over it may also be false because something
     /// changed that was put without having been read.
@@ -296,24 +310,25 @@ impl Transaction {
         Ok(value)
     }
 
-    /// This transaction's part of a store.
+    /// This transaction's part of a keyed store.
     fn staged<T: Kind>(&mut self, handle: &Handle<T>) -> &mut Staged<T> {
-        assert!(
-            handle.is_of(&self.gate),
-            "the store and the transaction belong to different states"
-        );
-        let staged = Staged::new(handle);
+        assert!(handle.is_of(&self.gate), "{OTHER_STATE}");
+        self.part(Staged::new(handle))
+    }
+
+    /// This transaction's part of the store that `empty` is for.
+    fn part<G: Group>(&mut self, empty: G) -> &mut G {
         let known = self
             .groups
             .iter()
-            .position(|group| group.id() == staged.id());
+            .position(|group| group.id() == empty.id());
         let at = known.unwrap_or_else(|| {
-            self.groups.push(Box::new(staged));
+            self.groups.push(Box::new(empty));
             self.groups.len() - 1
         });
         let group: &mut dyn Any = self.groups[at].as_mut();
         group
             .downcast_mut()
-            .expect("a store has one kind, and no other has its address")
+            .expect("a store has one kind of part, and no other has its address")
     }
 }

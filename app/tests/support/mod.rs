@@ -9,6 +9,8 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
+pub(crate) mod supervisor;
+
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -31,8 +33,9 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts a program as a supervisor does, without one: the listener comes as stdin and becomes
-/// fd 3, and LISTEN_PID is the program's, as the shell becomes the program.
-const WRAPPER: &str = r#"export LISTEN_PID=$$; exec "$0" "$@" 3<&0 </dev/null"#;
+/// fd 3, and LISTEN_PID is the program's, as the shell becomes the program. So does the socket of the
+/// handover protocol, if there is one: it comes as stdout and becomes fd 4.
+const WRAPPER: &str = r#"export LISTEN_PID=$$; exec "$0" "$@" 3<&0 4<&1 </dev/null >/dev/null"#;
 
 /// Which binary to start.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +62,8 @@ pub(crate) struct Start<'a> {
     pub(crate) arguments: &'a [&'a str],
     /// What the shell does before it becomes the program.
     pub(crate) prelude: &'a str,
+    /// Another program than the demo.
+    pub(crate) program: Option<PathBuf>,
 }
 
 impl Default for Start<'_> {
@@ -69,6 +74,7 @@ impl Default for Start<'_> {
             listener_name: "http",
             arguments: &[],
             prelude: "",
+            program: None,
         }
     }
 }
@@ -85,21 +91,39 @@ pub(crate) struct Generation {
 impl Generation {
     /// Starts the demo on a listener, without waiting for it to be ready.
     pub(crate) fn start(listener: impl Into<OwnedFd>, start: &Start<'_>) -> Self {
+        Self::spawn(listener.into(), start, None)
+    }
+
+    /// The same, with a socket on which it speaks the handover protocol.
+    pub(crate) fn start_native(
+        listener: impl Into<OwnedFd>,
+        start: &Start<'_>,
+        supervisor: OwnedFd,
+    ) -> Self {
+        Self::spawn(listener.into(), start, Some(supervisor))
+    }
+
+    fn spawn(listener: OwnedFd, start: &Start<'_>, supervisor: Option<OwnedFd>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket: PathBuf = directory.path().join("notify");
         let notifications = UnixDatagram::bind(&socket).unwrap();
         notifications.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut child = Command::new("/bin/sh")
+        let mut command = Command::new("/bin/sh");
+        if let Some(socket) = supervisor {
+            command.stdout(Stdio::from(socket)).env("HEIRLOOM_FD", "4");
+        }
+        let program = start.program.clone();
+        let mut child = command
             .arg("-c")
             .arg(format!("{} {WRAPPER}", start.prelude))
-            .arg(start.version.path())
+            .arg(program.unwrap_or_else(|| start.version.path().into()))
             .args(start.arguments)
             .env("LISTEN_FDS", "1")
             .env("LISTEN_FDNAMES", start.listener_name)
             .env("NOTIFY_SOCKET", &socket)
             .env("HEIRLOOM_GENERATION", start.generation.to_string())
             .env("HEIRLOOM_SERVICE", "demo")
-            .stdin(Stdio::from(listener.into()))
+            .stdin(Stdio::from(listener))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -276,6 +300,15 @@ impl Client {
 
     pub(crate) fn get(&mut self, target: &str) -> io::Result<Answer> {
         self.ask("GET", target)
+    }
+
+    /// Posts a body and reads the answer.
+    pub(crate) fn post(&mut self, target: &str, body: &str) -> io::Result<Answer> {
+        let length = body.len();
+        self.send(&format!(
+            "POST {target} HTTP/1.1\r\nhost: demo\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))?;
+        self.answer()
     }
 
     pub(crate) fn send(&mut self, text: &str) -> io::Result<()> {

@@ -84,9 +84,14 @@ fn for_people(status: &Status) -> String {
                 .as_deref()
                 .map(|s| format!("  \"{s}\""))
                 .unwrap_or_default();
+            let version = generation
+                .version
+                .as_deref()
+                .map(|version| format!("  version {version}"))
+                .unwrap_or_default();
             let _ok = writeln!(
                 text,
-                "  generation {:<4} {:<9} pid {:<8} {} connections, {memory:.1} MiB, since {}  {}{said}",
+                "  generation {:<4} {:<9} pid {:<8} {} connections, {memory:.1} MiB, since {}  {}{version}{said}",
                 generation.generation,
                 generation.phase,
                 pid,

@@ -114,6 +114,8 @@ pub(crate) enum ProcessInput {
     Notified(Received),
     /// It sent a message of the handover protocol.
     Reported(heirloom_handover::message::Report),
+    /// A death that may have led to what was said of its migration has had the time to be seen.
+    CatchUp,
     /// It sent what is no message of the handover protocol.
     Garbled(String),
     /// Nothing more of the handover protocol will be heard of it.

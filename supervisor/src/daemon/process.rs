@@ -94,6 +94,8 @@ pub(crate) struct Native {
     pub(crate) deaf: bool,
     /// Whether its state comes from a file.
     pub(crate) restored: bool,
+    /// What the other side said of a migration that its death ended.
+    pub(crate) remark: Option<String>,
     /// The number of the last migration it said to have taken its state back from.
     pub(crate) thawed: u64,
 }

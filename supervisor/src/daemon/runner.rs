@@ -1,16 +1,24 @@
 //! One service as it runs.
 //!
 //! Owns its processes, listeners, plans and deadlines, and carries what happens to them into the
-//! pure machines and their actions out into the world. Which handover comes next, and what a client
-//! is told of it, is in [`handovers`]; the life of single processes in [`lives`], how they are started
-//! in [`starts`], what they say in [`notices`]. Native programs are spoken with in [`natives`], their
-//! state moves in [`migrations`] and is saved in [`saves`].
+//! pure machines and their actions out into the world.
+//!
+//! * Handovers: which comes next is in [`handovers`], what a client is told of it in [`reports`].
+//! * Processes: their life is in [`lives`], their time in [`deadlines`], how they are started in
+//!   [`starts`], what they say in [`notices`], how they are told to go in [`partings`].
+//! * Native programs: they are spoken with in [`natives`]; their state moves in [`migrations`], to
+//!   [`outcomes`], is saved in [`saves`] and taken up in [`restores`].
 
+mod deadlines;
 mod handovers;
 mod lives;
 mod migrations;
 mod natives;
 mod notices;
+mod outcomes;
+mod partings;
+mod reports;
+mod restores;
 mod saves;
 mod starts;
 

@@ -27,3 +27,4 @@ mod notifications;
 mod programs;
 mod readiness;
 mod snapshots;
+mod state;

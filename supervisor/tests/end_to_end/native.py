@@ -13,7 +13,7 @@ What decides a commit is the real thing: the lifeline, its receiving side shut d
   say:TEXT      sends this message; \\n in it ends a line, %d is the migration's number
   flood:TEXT    sends it twenty thousand times
   slow          reads one byte a second
-and WHAT+hang does nothing any more after that.
+and WHAT+hang does nothing any more after that, WHAT+die ends.
 Steps of the new side: boot hello receive verify ready commit committed restore
 Steps of the old side: send converged freeze frozen yield save stop
 """
@@ -35,15 +35,19 @@ class App:
     def __init__(self):
         parser = argparse.ArgumentParser()
         parser.add_argument("--do", action="append", default=[])
+        parser.add_argument("--instance", help="misbehave in this instance only")
         parser.add_argument("--release", default="1")
         parser.add_argument("--protocol", default="1")
         parser.add_argument("--boot-until", help="say HELLO once this file exists")
         parser.add_argument("--commit-until", help="commit once this file exists")
+        parser.add_argument("--verify-until", help="verify once this file exists")
         parser.add_argument("--notify-when", help="accept, and say READY=1, once this file exists")
         parser.add_argument("--padding", type=int, default=0, help="bytes of state beside the number")
         parser.add_argument("--ballast", type=int, default=0, help="bytes of memory to hold")
         self.options = parser.parse_args()
         self.misdeeds = dict(deed.split("=", 1) for deed in self.options.do)
+        if self.options.instance not in (None, os.environ["HEIRLOOM_INSTANCE"]):
+            self.misdeeds = {}
         self.ballast = b"x" * self.options.ballast
         self.socket = socket.socket(fileno=int(os.environ["HEIRLOOM_FD"]))
         self.value = 0
@@ -114,6 +118,8 @@ class App:
                 time.sleep(60)
         elif what == "slow":
             self.slow = True
+        if then == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         while then == "hang":
             time.sleep(60)
         return False
@@ -209,6 +215,8 @@ class App:
                 break
             text = (text + more)[-200:]
         self.step("new", "verify")
+        if self.options.verify_until:
+            wait_for(self.options.verify_until)
         if not text.endswith(b"END\n"):
             self.say("REJECT", migration=self.migration, reason="the stream ends without its end mark")
             self.abandoned()

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::Supervisor;
-use crate::native_handovers::{happened, native, raise, reload_to};
+use crate::native_handovers::{happened, native, raise, reload_to, with};
 
 /// What the new program does, and what `reload` must say of it.
 const NEW: &[(&str, &str)] = &[
@@ -248,7 +248,15 @@ fn an_old_program_dies_before_its_state_was_copied() {
         let (_, pid) = raise(&supervisor);
         let (status, said) = reload_to(&supervisor, &["--release", "2"]);
         assert_eq!(status, Some(1), "{step}: {said}\n{}", supervisor.log());
-        assert!(said.contains("the state is lost with it"), "{step}: {said}");
+        // The new one may have met the end of the stream before the death was seen.
+        let told = [
+            "the state is lost with it",
+            "the stream ends without its end mark",
+        ];
+        assert!(
+            told.iter().any(|told| said.contains(told)),
+            "{step}: {said}"
+        );
         supervisor.settle();
         let (value, now) = raise(&supervisor);
         assert_eq!(value, 1, "{step}");
@@ -329,7 +337,7 @@ fn an_old_program_that_closes_its_socket_serves_on_and_is_then_like_any_other() 
 #[test]
 fn either_side_is_killed_at_any_moment() {
     let mut supervisor = native(["--padding", "262144"]).args(TIMES).start();
-    for turn in 0..24_u64 {
+    for turn in 0..16_u64 {
         let before = raise(&supervisor).0;
         let reload = supervisor.begin(["reload"]);
         let generation = supervisor.serving().0;
@@ -384,5 +392,59 @@ fn a_flood_of_messages_holds_up_nobody() {
     assert_eq!(happened(&supervisor, "converged").len(), 1);
     assert_eq!(raise(&supervisor).0, 2);
     supervisor.settle();
+    supervisor.stop();
+}
+
+#[test]
+fn an_instance_that_cannot_take_over_brings_the_state_of_the_others_back() {
+    let mut supervisor = native([]).args(["--instances", "2"]).start();
+    let mut raised = 0;
+    // Each request raises the number of one instance, so they add up to all requests.
+    let mut raise_both = |supervisor: &Supervisor| {
+        let mut values = std::collections::BTreeMap::new();
+        for _ in 0..500 {
+            let (value, pid) = raise(supervisor);
+            values.insert(pid, value);
+            raised += 1;
+            if values.len() == 2 && raised >= 10 {
+                break;
+            }
+        }
+        assert_eq!(values.len(), 2, "one of the two answers nobody");
+        assert_eq!(values.values().sum::<u64>(), raised);
+    };
+    raise_both(&supervisor);
+    let deed = ["--instance", "1", "--do", "new:verify=exit"];
+    let (status, said) = reload_to(&supervisor, &deed);
+    assert_eq!(status, Some(5), "{said}");
+    supervisor.settle();
+    assert_eq!(
+        happened(&supervisor, "taken-over").len(),
+        2,
+        "{}",
+        supervisor.log()
+    );
+    raise_both(&supervisor);
+    supervisor.reload();
+    raise_both(&supervisor);
+    supervisor.stop();
+}
+
+/// It may have changed its state between the two, so the copy is not the state any more.
+#[test]
+fn an_old_program_that_took_its_state_back_and_died_is_not_survived_by_its_copy() {
+    let deed = "old:frozen=say:MESSAGE=THAWED\\nMIGRATION=%d\\nAT_USEC=1\\nREASON=too long+die";
+    let mut supervisor = native(["--do", deed]).args(TIMES).start();
+    raise(&supervisor);
+    let command = with(&supervisor, &["--verify-until", "{dir}/go"]);
+    let words = ["reload", "--"].into_iter();
+    let reload = supervisor.begin(words.chain(command.iter().map(String::as_str)));
+    supervisor.events().wait_for_generation("died", 1);
+    supervisor.write("go", "");
+    let (status, said) = supervisor.finish(reload);
+    assert_eq!(status, Some(1), "{said}\n{}", supervisor.log());
+    assert!(said.contains("too long"), "{said}");
+    supervisor.settle();
+    assert_eq!(raise(&supervisor).0, 1);
     supervisor.stop();
 }

@@ -10,15 +10,16 @@
 //!
 //! All records bear shard 0: a round of few changes is then one frame and not one a shard.
 
-use std::ops::Range;
+use std::{ops::Range, sync::atomic::Ordering};
 
 use heirloom_state_codec::{
-    AtticRecord, Codec, CodecId, Context, EntryHash, Lineage, MigrateError, Schema, SchemaRef,
-    SectionDescriptor, SectionId, SectionKind, SnapshotWriter, write_entry,
+    AtticRecord, Codec, Context, EntryHash, MigrateError, Schema, SectionDescriptor, SectionId,
+    SnapshotWriter, write_entry,
 };
 
 use super::{Keyed, Kind, ShardOf, SlotOf};
 use crate::state::{
+    declared::declare,
     error::StoreError,
     store::{Budget, Form, Outlet, Pending, Progress},
     turn::lock,
@@ -90,51 +91,17 @@ struct Coded {
 impl<T: Kind> Keyed<T> {
     pub(super) fn begin_copy(&self, form: &Form<'_>) -> Result<Vec<SectionDescriptor>, StoreError> {
         self.end_copy();
-        let own = <T::Value as Schema>::VERSION;
-        let schemas = <T::Value as Lineage<T::Codec>>::schemas();
-        // With no version in common the reader explains why it cannot take the newest.
-        let schema = schemas
-            .iter()
-            .find(|schema| {
-                form.reader
-                    .is_none_or(|known| known.contains(&schema.version))
-            })
-            .or_else(|| schemas.first())
-            .cloned()
-            .unwrap_or_else(SchemaRef::opaque);
-        let attic = (schema.version != own || self.has_stored())
-            .then_some(SectionId(form.first.0.wrapping_add(1)));
-        let version = schema.version;
-        let section = SectionDescriptor {
-            id: form.first,
-            kind: T::SECTION,
-            required: true,
-            codec: <T::Codec as Codec<T::Value>>::ID,
-            attic_of: None,
-            name: self.name.clone(),
-            key_shape: T::key_shape(),
-            schema,
-            entries_hint: self.count(),
-            bytes_hint: 0,
-        };
-        let beside = attic.map(|id| SectionDescriptor {
-            id,
-            kind: SectionKind::Attic,
-            required: false,
-            codec: CodecId::RAW,
-            attic_of: Some(form.first),
-            name: format!("{}.attic", self.name),
-            schema: SchemaRef::opaque(),
-            entries_hint: 0,
-            ..section.clone()
-        });
+        let key_shape = T::key_shape();
+        let identity = self.identity(&key_shape);
+        let stored = self.stored.load(Ordering::Relaxed);
+        let declared = declare::<T::Codec, T::Value>(identity, form, self.count(), stored);
         let mut copies = lock(&self.copies);
         copies.last = copies.last.wrapping_add(1).max(1);
         copies.now = Some(Copying {
             number: copies.last,
-            section: form.first,
-            attic,
-            version,
+            section: declared.section.id,
+            attic: declared.attic.as_ref().map(|attic| attic.id),
+            version: declared.section.schema.version,
             base: 0,
             round: 0,
             entered: false,
@@ -144,13 +111,7 @@ impl<T: Kind> Keyed<T> {
             sent_bytes: 0,
             scratch: Scratch::default(),
         });
-        Ok(std::iter::once(section).chain(beside).collect())
-    }
-
-    /// Whether anything is kept for a newer program. Only taking brings such things, so none comes
-    /// while a copy is made.
-    fn has_stored(&self) -> bool {
-        (0..T::SHARDS).any(|shard| self.lock(shard).iter().any(|slot| slot.stored().is_some()))
+        Ok(declared.into_sections())
     }
 
     pub(super) fn copy_base(

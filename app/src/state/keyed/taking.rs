@@ -3,16 +3,18 @@
 //! Owns the rules by which records apply, and the digest of what they lead to. Attic records wait here
 //! until their entry comes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use heirloom_state_codec::{
-    ApplyError, AtticRecord, Change, Codec, Context, EntryHash, Record, Records, SchemaMismatch,
-    SectionDescriptor, SectionId, SectionKind, SectionTotal, StateDigest, admit, differences,
-    read_entry,
+    ApplyError, AtticRecord, Change, Context, EntryHash, Record, Records, SectionDescriptor,
+    SectionId, SectionKind, SectionTotal, StateDigest, read_entry,
 };
 
-use super::{Keyed, Kind, shard::Received};
-use crate::state::{error::StoreError, turn::lock};
+use super::{
+    Keyed, Kind,
+    shard::{Received, Shard},
+};
+use crate::state::{declared::accept, error::StoreError, turn::lock};
 
 /// A copy on its way in.
 #[derive(Debug)]
@@ -78,67 +80,23 @@ struct HeldAttic {
 impl<T: Kind> Keyed<T> {
     /// A copy in which the store has no section leaves it as it was made.
     pub(super) fn begin_taking(&self, sections: &[&SectionDescriptor]) -> Result<(), StoreError> {
-        let mut taking: Option<Taking> = None;
-        let mut attic = None;
-        for section in sections {
-            match section.attic_of {
-                Some(_) => attic = Some(Totals::new(section.id)),
-                None => {
-                    self.admit(section)?;
-                    if taking.is_some() {
-                        return Err(StoreError::Other(format!(
-                            "{} is not a section of {}; the program that wrote it is at fault",
-                            section.name, self.name
-                        )));
-                    }
-                    taking = Some(Taking {
-                        entries: Totals::new(section.id),
-                        version: section.schema.version,
-                        attic: None,
-                        attics: HashMap::new(),
-                        context: Context::default(),
-                    });
-                }
-            }
+        let key_shape = T::key_shape();
+        let accepted = accept::<T::Codec, T::Value>(self.identity(&key_shape), sections)?;
+        let Some((section, attic)) = accepted else {
+            return Ok(());
+        };
+        self.stored.store(false, Ordering::Relaxed);
+        for shard in 0..T::SHARDS {
+            *self.lock(shard) = Shard::default();
         }
-        if let Some(taking) = &mut taking {
-            taking.attic = attic;
-            for shard in 0..T::SHARDS {
-                *self.lock(shard) = super::Shard::default();
-            }
-        }
-        *lock(&self.taking) = taking;
+        *lock(&self.taking) = Some(Taking {
+            entries: Totals::new(section.id),
+            version: section.schema.version,
+            attic: attic.map(Totals::new),
+            attics: HashMap::new(),
+            context: Context::default(),
+        });
         Ok(())
-    }
-
-    /// Whether a section is what this store can read, before any of it is decoded.
-    fn admit(&self, section: &SectionDescriptor) -> Result<(), StoreError> {
-        if section.kind != T::SECTION || section.name != self.name {
-            return Err(StoreError::Other(format!(
-                "{} is a {} in the copy and a {} in this program; give the new one another name",
-                section.name,
-                section.kind,
-                T::SECTION
-            )));
-        }
-        let key = T::key_shape();
-        if key != section.key_shape {
-            return Err(SchemaMismatch::Key {
-                section: section.name.clone(),
-                differences: differences(&key, &section.key_shape),
-            }
-            .into());
-        }
-        let here = <T::Codec as Codec<T::Value>>::ID;
-        if !section.codec.same_bytes(here) {
-            return Err(SchemaMismatch::Codec {
-                section: section.name.clone(),
-                here,
-                there: section.codec,
-            }
-            .into());
-        }
-        Ok(admit::<T::Codec, T::Value>(section)?)
     }
 
     pub(super) fn apply(
@@ -189,6 +147,9 @@ impl<T: Kind> Keyed<T> {
                     hash: record.hash(),
                     stored: entry.attic,
                 };
+                if received.stored.is_some() {
+                    self.stored.store(true, Ordering::Relaxed);
+                }
                 taking.entries.state.add(received.hash);
                 shard.receive(hash, key, entry.value, received);
             }

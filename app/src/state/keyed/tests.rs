@@ -17,7 +17,7 @@ use super::{Handle, Kind, Value, lock};
 use crate::state::{
     State,
     error::StoreError,
-    store::{Progress, Store, Wanted},
+    store::{Store, Wanted},
     testing::{Relay, least},
     transaction::commit_groups,
 };
@@ -177,26 +177,14 @@ fn copy_during<A: Item, B: Item>(
     model: &mut impl FnMut(u8, Option<u8>),
 ) -> Result<(), StoreError> {
     let mut relay = Relay::begin(&source.1, target, true);
-    let mut base = Progress::More;
     source.0.core.gate.open(true);
     for act in acts {
         match act {
             Act::Put(..) | Act::Remove(_) | Act::Stage(..) => change(source, *act, &make, model),
-            Act::Slice if base == Progress::More => {
-                base = relay.base(&least())?;
-                if base == Progress::Done {
-                    relay.round_end();
-                }
-            }
-            Act::Slice => {
-                if relay.changes(&least())? == Progress::Done {
-                    relay.round_end();
-                }
-            }
+            Act::Slice => relay.slice(&least())?,
             Act::Anew => {
                 source.1.end_copy();
                 relay = Relay::begin(&source.1, target, true);
-                base = Progress::More;
             }
         }
     }
@@ -247,7 +235,7 @@ proptest! {
         // In the older program: the count, and the note with the count that it belongs to.
         type Aside = Option<(u8, String)>;
         let mut model: HashMap<u8, (u8, Aside)> = HashMap::new();
-        let note = |value: u8| if value % 3 == 0 { String::new() } else { format!("note {value}") };
+        let note = |value: u8| if value.is_multiple_of(3) { String::new() } else { format!("note {value}") };
         let make2 = |value: u8| Item2 { count: u64::from(value), note: note(value) };
         let make1 = |value: u8| Item1 { count: u32::from(value) };
         // The staged value of an older generation keeps the note that is there.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use tokio::time::Instant;
 
 use super::Runner;
 use crate::config::service::Ready;
@@ -29,9 +28,6 @@ const SHORT: Duration = Duration::from_secs(5);
 
 /// A process that was killed gets at least this long before it is killed again.
 const SHORTEST: Duration = Duration::from_secs(1);
-
-/// A process that has served this long has not failed at starting.
-const LONG_LIFE: Duration = Duration::from_secs(10);
 
 /// How soon it is looked again whether a dead process's last words have been read.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_millis(1);
@@ -68,13 +64,17 @@ impl Runner {
         let receiving = matches!(custody, Custody::Receiving | Custody::Dismissed);
         // A reason known by now is the cause; this is its effect.
         let served = process.phase == Phase::Serving;
+        let remark = process.native.remark.take();
+        let remark = remark
+            .map(|remark| format!("; {remark}"))
+            .unwrap_or_default();
         process.reason.get_or_insert_with(|| match (served, status) {
+            (false, _) if receiving => {
+                format!("the new program {how} while it took the state over{remark}")
+            }
             (false, WaitStatus::Exited(_, 0)) => format!(
                 "the new program {how} before it was ready (does it go into the background? it must stay in the foreground)"
             ),
-            (false, _) if receiving => {
-                format!("the new program {how} while it took the state over")
-            }
             (false, _) => format!("the new program {how} before it was ready"),
             (true, _) => format!("the program {how}"),
         });
@@ -135,6 +135,7 @@ impl Runner {
             }
             ProcessInput::Notified(message) => self.notified(id, message),
             ProcessInput::Reported(report) => self.reported(id, report),
+            ProcessInput::CatchUp => self.catch_up(id),
             ProcessInput::Garbled(what) => self.garbled(id, &what),
             ProcessInput::Deaf => self.deafened(id),
             ProcessInput::StillDeaf => self.lives_deaf(id),
@@ -319,48 +320,6 @@ impl Runner {
         }
     }
 
-    /// Tells a process to finish and end: one that has given its state away by an order, one whose state
-    /// is to be kept as well, any other by its signal.
-    fn tell_to_end(&mut self, id: ProcessId, event: Life) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let (custody, deaf) = (process.native.custody, process.native.deaf);
-        let native = process.native.hello.is_some();
-        match custody {
-            Custody::Yielded => self.retire(id),
-            // Before it knows, it would take the order for the end of the migration.
-            Custody::Parting { number, .. } if !deaf => {
-                let retire = true;
-                self.entrust(id, Custody::Parting { number, retire });
-            }
-            Custody::Owner if event == Life::Retire && self.stop_and_keep(id) => {}
-            Custody::Unasked if event == Life::Retire && native => {
-                self.cannot_keep(id);
-                self.stop_by_signal(id);
-            }
-            Custody::Owner
-            | Custody::Unasked
-            | Custody::Waiting
-            | Custody::Receiving
-            | Custody::Restoring { .. }
-            | Custody::Dismissed
-            | Custody::Parting { .. } => self.stop_by_signal(id),
-        }
-    }
-
-    pub(super) fn stop_by_signal(&self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let stop_signal = process.plan.service.stop_signal;
-        process.tell(stop_signal.0);
-        if process.family.is_some() {
-            let text = format!("told to finish and end ({stop_signal})");
-            self.note(Some(process.generation), EventKind::Draining, &text);
-        }
-    }
-
     pub(super) fn report_of(
         &mut self,
         id: ProcessId,
@@ -418,7 +377,7 @@ impl Runner {
         let Some(failure) = self.failure_of(id) else {
             return;
         };
-        let mut report = super::handovers::unbegun(&self.service, &failure.reason);
+        let mut report = super::reports::unbegun(&self.service, &failure.reason);
         report.stderr.clone_from(&failure.stderr);
         self.last_handover = Some(report);
     }
@@ -450,69 +409,5 @@ impl Runner {
             .iter()
             .rev()
             .find(|failure| failure.process == id)
-    }
-
-    // Deadlines.
-
-    pub(super) fn allow_to_become_ready(&mut self, id: ProcessId, longer: Option<Duration>) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let limit = longer.unwrap_or(process.plan.service.ready_timeout.0);
-        let until = Instant::now() + limit;
-        if process
-            .deadlines
-            .ready
-            .as_ref()
-            .is_some_and(|(before, _)| *before >= until)
-        {
-            return;
-        }
-        let input = ServiceInput::Process(id, ProcessInput::Life(Life::NotReadyInTime));
-        let timer = self.timer(limit, input);
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.ready = Some((until, timer));
-        }
-    }
-
-    pub(super) fn allow_to_drain(&mut self, id: ProcessId, limit: Duration) {
-        let input = ServiceInput::Process(id, ProcessInput::Life(Life::DrainOver));
-        let timer = self.timer(limit, input);
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.drain = Some((Instant::now() + limit, timer));
-        }
-    }
-
-    pub(super) fn start_probation(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let window = process.plan.service.probation.0;
-        let timer = self.timer(window, ServiceInput::Process(id, ProcessInput::Proved));
-        // A short probation must not let a program that keeps dying be started again and again.
-        let long = window.max(LONG_LIFE);
-        let settled = self.timer(long, ServiceInput::Process(id, ProcessInput::Settled));
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.probation = Some(timer);
-            process.deadlines.settled = Some(settled);
-        }
-    }
-
-    pub(super) fn feed_watchdog(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        let timer = process
-            .watchdog
-            .filter(|_| process.phase == Phase::Serving)
-            .map(|interval| {
-                self.timer(
-                    interval,
-                    ServiceInput::Process(id, ProcessInput::WatchdogOver),
-                )
-            });
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.deadlines.watchdog = timer;
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! Moving the state of a serving process into the one that replaces it.
 //!
 //! Carries the table of [`crate::core::transfer`] out: makes the pipe, the lifeline and the link, sends
-//! orders, keeps what both sides report, and says what came of it. The supervisor keeps no end of
-//! what it makes, so each side sees the other's death.
+//! orders, and keeps what both sides report. The supervisor keeps no end of what it makes, so each side
+//! sees the other's death. What comes of it is in [`super::outcomes`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,8 +18,8 @@ use heirloom_handover::lifeline::Lifeline;
 use heirloom_handover::message::{self, Order, Report};
 
 use super::Runner;
+use super::outcomes::in_rounds;
 use crate::control::protocol::EventKind;
-use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::ProcessId;
 use crate::core::transfer::{self, Action, Event, Outcome, Purpose, State};
 use crate::daemon::input::{ProcessInput, ServiceInput};
@@ -35,34 +35,41 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// process's own deadline comes first, and its word is the better one.
 const SLACK: Duration = Duration::from_secs(2);
 
+/// How long a process may take from closing what it shares with the other one to its end.
+const LONGEST_DEATH: Duration = Duration::from_millis(50);
+
 /// A migration under way.
 #[derive(Debug)]
 pub(crate) struct Migration {
-    number: u64,
-    old: ProcessId,
-    purpose: Purpose,
-    state: State,
+    pub(super) number: u64,
+    pub(super) old: ProcessId,
+    pub(super) purpose: Purpose,
+    pub(super) state: State,
     /// The longest the state may stand still.
-    freeze: Duration,
-    frozen: Option<Frozen>,
+    pub(super) freeze: Duration,
+    pub(super) frozen: Option<Frozen>,
     /// Entries and bytes that the new one has verified.
-    verified: (u64, u64),
-    committed_at_usec: Option<u64>,
+    pub(super) verified: (u64, u64),
+    pub(super) committed_at_usec: Option<u64>,
     /// Whether the old one has said that it knows.
-    yielded: bool,
+    pub(super) yielded: bool,
     /// Why it failed.
-    blame: Option<String>,
+    pub(super) blame: Option<String>,
+    /// What the old one said of its end.
+    pub(super) remark: Option<String>,
+    /// What the old one said that is not carried out yet.
+    postponed: Option<(Timer, Report)>,
     /// Which deadline is the one that runs.
-    allowed: u64,
-    deadline: Option<Timer>,
+    pub(super) allowed: u64,
+    pub(super) deadline: Option<Timer>,
 }
 
 /// What the old one reported when its state stood still.
 #[derive(Clone, Copy, Debug)]
-struct Frozen {
-    at_usec: u64,
-    rounds: u64,
-    stall_usec: u64,
+pub(crate) struct Frozen {
+    pub(super) at_usec: u64,
+    pub(super) rounds: u64,
+    pub(super) stall_usec: u64,
 }
 
 /// What handovers of state came to, over all instances.
@@ -170,7 +177,9 @@ impl Runner {
             verified: (0, 0),
             committed_at_usec: None,
             yielded: false,
+            postponed: None,
             blame: None,
+            remark: None,
             allowed: 0,
             deadline: None,
         };
@@ -190,6 +199,44 @@ impl Runner {
         if let Some(error) = to_new.err().and_then(Untold::unless_closed) {
             let why = format!("the new program cannot be told to take the state over: {error}");
             self.transfer(new, Event::NewDeaf, Some(why));
+        }
+    }
+
+    /// The old one may have noticed that the new one is dying before that can be seen here: then the
+    /// death is the reason, so it is waited for. The old one owns its state already, if it says so.
+    /// Says whether it is waited for.
+    pub(super) fn may_follow_from_a_death(
+        &mut self,
+        new: ProcessId,
+        by: ProcessId,
+        report: &Report,
+    ) -> bool {
+        let (Report::Failed { reason, .. } | Report::Thawed { reason, .. }) = report else {
+            return false;
+        };
+        if self.processes.get(&new).is_some_and(Process::is_ending) {
+            return false;
+        }
+        let input = ServiceInput::Process(new, ProcessInput::CatchUp);
+        let timer = self.timer(LONGEST_DEATH, input);
+        let Some(migration) = self.migrations.get_mut(&new) else {
+            return false;
+        };
+        if migration.old != by {
+            return false;
+        }
+        migration.remark = Some(format!("the old program: {reason}"));
+        migration.postponed = Some((timer, report.clone()));
+        true
+    }
+
+    /// Carries out what was put off, now that something else was said or the time for it is over.
+    pub(super) fn catch_up(&mut self, new: ProcessId) {
+        if let Some(migration) = self.migrations.get_mut(&new)
+            && let Some((_, report)) = migration.postponed.take()
+        {
+            let old = migration.old;
+            self.migration_said(new, old, report);
         }
     }
 
@@ -237,10 +284,12 @@ impl Runner {
                 (Event::Frozen, Some(why.to_owned()))
             }
             Report::Failed { reason, .. } if by_old => {
+                migration.remark = Some(format!("the old program: {reason}"));
                 let why = format!("the old program cannot copy its state: {reason}");
                 (Event::Failed, unless_new_died(why))
             }
             Report::Thawed { reason, .. } if by_old => {
+                migration.remark = Some(format!("the old program: {reason}"));
                 let text = format!("it owns its state again: {reason}");
                 said = Some((EventKind::Thawed, text));
                 let why = format!("the old program has taken its state back: {reason}");
@@ -445,191 +494,4 @@ impl Runner {
             }
         }
     }
-
-    /// A migration is over.
-    fn transferred(&mut self, new: ProcessId, outcome: Outcome) {
-        let Some(mut migration) = self.migrations.remove(&new) else {
-            return;
-        };
-        let blame = migration.blame.take();
-        match outcome {
-            Outcome::Committed => {
-                self.settle_accounts(new, &migration);
-                self.passed_on(new, &migration);
-                self.feed(new, Life::Ready);
-            }
-            Outcome::Rehearsed => {
-                self.settle_accounts(new, &migration);
-                self.entrust(new, Custody::Dismissed);
-                self.feed(new, Life::Ready);
-            }
-            Outcome::Aborted => {
-                self.entrust(new, Custody::Dismissed);
-                self.dismiss(new, blame);
-            }
-            Outcome::Fallen => {
-                let starting = self
-                    .processes
-                    .get(&new)
-                    .is_some_and(|process| process.phase == Phase::Starting);
-                if starting {
-                    self.passed_on(new, &migration);
-                    self.expect_undoing();
-                    self.feed(new, Life::Ready);
-                    self.let_fall(new, blame);
-                } else {
-                    self.bereave(migration.old);
-                }
-            }
-        }
-        if self.stop_wanted && !self.is_undecided() {
-            self.stop(false);
-        }
-    }
-
-    /// The new process owns the state now.
-    fn passed_on(&mut self, new: ProcessId, migration: &Migration) {
-        self.entrust(new, Custody::Owner);
-        let parting = if migration.yielded {
-            Custody::Yielded
-        } else {
-            Custody::Parting {
-                number: migration.number,
-                retire: false,
-            }
-        };
-        self.entrust(migration.old, parting);
-    }
-
-    /// What the migration came to, for the report of its handover.
-    fn settle_accounts(&mut self, new: ProcessId, migration: &Migration) {
-        let (entries, bytes) = migration.verified;
-        let frozen = migration.frozen;
-        let pause_usec = frozen.and_then(|frozen| {
-            let at = migration.committed_at_usec?;
-            Some(at.saturating_sub(frozen.at_usec))
-        });
-        let pause_ms = in_ms(pause_usec.unwrap_or(0));
-        let rounds = frozen.map_or(0, |frozen| frozen.rounds);
-        let Some(process) = self.processes.get(&new) else {
-            return;
-        };
-        let (generation, plan) = (Some(process.generation), process.plan_id);
-        if migration.purpose == Purpose::Handover {
-            let text = format!(
-                "it owns the state: {entries} entries, {} in {}, paused {pause_ms:.1} ms",
-                size(bytes),
-                in_rounds(rounds)
-            );
-            self.note(generation, EventKind::TakenOver, &text);
-        }
-        if let Some(moved) = self.moved(plan) {
-            moved.pause_ms = moved.pause_ms.max(pause_ms);
-            moved.stall_ms = moved
-                .stall_ms
-                .max(in_ms(frozen.map_or(0, |frozen| frozen.stall_usec)));
-            moved.bytes += bytes;
-            moved.entries += entries;
-            moved.rounds = moved.rounds.max(rounds);
-        }
-    }
-
-    /// A process did not come to own the state: it is let go, with the reason, unless it is dead; then
-    /// its death is told as any other.
-    fn dismiss(&mut self, new: ProcessId, why: Option<String>) {
-        let Some(process) = self.processes.get_mut(&new) else {
-            return;
-        };
-        if process.phase != Phase::Starting {
-            return;
-        }
-        let reaped = process.family.as_ref().is_none_or(|one| one.main_is_reaped);
-        let dead = reaped || process.is_ending();
-        let known = why.is_some();
-        if known {
-            // Its death, if it is dead, is the effect.
-            process.reason = why;
-        }
-        if process.output_over {
-            self.feed(new, Life::Exited);
-            self.check_for_empty();
-        } else if !dead || (known && !reaped) {
-            self.fail_with(new, "the state was not taken over".to_owned());
-        }
-    }
-
-    /// A process that owned the state is dead, or was killed.
-    fn let_fall(&mut self, new: ProcessId, why: Option<String>) {
-        let Some(process) = self.processes.get_mut(&new) else {
-            return;
-        };
-        let gone = "the program died in the instant in which it took the state over";
-        let why = why.unwrap_or_else(|| gone.to_owned());
-        if process.output_over {
-            process.reason = Some(why);
-            self.feed(new, Life::Exited);
-            self.check_for_empty();
-        } else if !process
-            .family
-            .as_ref()
-            .is_some_and(|one| one.main_is_reaped)
-        {
-            self.fail_with(new, why);
-        }
-    }
-
-    /// A process has given its state to one that is gone: it can serve nobody, and is replaced like one
-    /// that died. That is for the next turn of the loop, for this may be within a step of the machine.
-    fn bereave(&mut self, old: ProcessId) {
-        self.entrust(old, Custody::Yielded);
-        let input = ServiceInput::Process(old, ProcessInput::Life(Life::Failed));
-        let timer = self.timer(Duration::ZERO, input);
-        if let Some(process) = self.processes.get_mut(&old) {
-            let why = "the program had given its state to another, which is gone";
-            process.reason.get_or_insert_with(|| why.to_owned());
-            process.deadlines.bereft = Some(timer);
-        }
-    }
-
-    /// A process says that it knows that another owns its state.
-    pub(super) fn yielded(&mut self, id: ProcessId, of: u64) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        if let Custody::Parting { number, retire } = process.native.custody
-            && number == of
-        {
-            let text = "it has seen that the new generation owns the state";
-            self.note(Some(process.generation), EventKind::Yielded, text);
-            self.entrust(id, Custody::Yielded);
-            if retire {
-                self.retire(id);
-            }
-        }
-    }
-
-    /// Tells a process that has given its state away to finish and end.
-    pub(super) fn retire(&mut self, id: ProcessId) {
-        let Some(process) = self.processes.get(&id) else {
-            return;
-        };
-        match process.order(&Order::Retire, &[]) {
-            Ok(()) => {
-                let text = "told to finish and end (RETIRE)";
-                self.note(Some(process.generation), EventKind::Draining, text);
-            }
-            Err(_) => self.stop_by_signal(id),
-        }
-    }
-}
-
-fn in_rounds(rounds: u64) -> String {
-    match rounds {
-        1 => "1 round".to_owned(),
-        more => format!("{more} rounds"),
-    }
-}
-
-fn in_ms(usec: u64) -> f64 {
-    usec as f64 / 1e3
 }

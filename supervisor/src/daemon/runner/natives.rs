@@ -34,7 +34,8 @@ impl Runner {
                 reads,
             } => {
                 let hello = Hello {
-                    version: version.clone(),
+                    // It is shown on terminals.
+                    version: version.replace(char::is_control, " "),
                     reads: reads.clone(),
                 };
                 return self.greeted(id, *protocol, hello);
@@ -56,7 +57,12 @@ impl Runner {
         };
         let custody = process.native.custody;
         if let Some(new) = self.migration_of(id, number) {
-            self.migration_said(new, id, report);
+            self.catch_up(new);
+        }
+        if let Some(new) = self.migration_of(id, number) {
+            if !self.may_follow_from_a_death(new, id, &report) {
+                self.migration_said(new, id, report);
+            }
         } else if self.is_saving(id, number) {
             self.save_said(report);
         } else if matches!(custody, Custody::Restoring { number: one, .. } if one == number) {
@@ -361,6 +367,10 @@ impl Runner {
     pub(super) fn heard_its_death(&mut self, id: ProcessId) {
         if self.migrations.contains_key(&id) {
             self.transfer(id, transfer::Event::NewDied, None);
+        }
+        if let Some(new) = self.migration_from(id) {
+            // What it said counts before its death does.
+            self.catch_up(new);
         }
         if let Some(new) = self.migration_from(id) {
             let why = "the old program died before its state was taken over; the state is lost with it, as in any crash";

@@ -1,0 +1,395 @@
+//! The side that gives the state away, and serves until then.
+//!
+//! Carries [`heirloom_handover::source`] out, order by order. The copy itself is [`Giving`]'s, or
+//! [`saving`]'s when it goes to a file.
+
+mod orders;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use heirloom_handover::{
+    lifeline::{Lifeline, Said},
+    message::{Purpose, Reads, Report},
+    source::{self, Action, Event, State},
+};
+use nix::poll::{PollFd, PollFlags};
+
+use super::{Heard, Keeper, monotonic_usec, tell, usec, wait_for};
+use crate::{
+    Outcome,
+    moving::{
+        Phase,
+        giving::{Mover, Tell},
+    },
+    state::{
+        gate::Mode,
+        giving::{Broken, Giving, Went},
+        link::Link,
+    },
+};
+
+/// Serves until the supervisor is gone, or as long as the process lives.
+pub(super) fn serve(keeper: Keeper) {
+    Giver {
+        keeper,
+        state: State::Serving,
+        migration: 0,
+        giving: None,
+        lifeline: None,
+        link: None,
+        versions: HashMap::new(),
+        reads: Vec::new(),
+        frozen_at: None,
+        frozen_usec: 0,
+        reason: String::new(),
+        retire: false,
+    }
+    .serve();
+}
+
+struct Giver {
+    keeper: Keeper,
+    state: State,
+    /// The migration that is, or was last, under way.
+    migration: u64,
+    giving: Option<Giving>,
+    /// The lifeline of a copy that has ended.
+    lifeline: Option<Lifeline>,
+    link: Option<OwnedFd>,
+    /// The versions in which the new generation has the sections.
+    versions: HashMap<String, u32>,
+    /// What the new generation can read.
+    reads: Vec<Reads>,
+    frozen_at: Option<Instant>,
+    frozen_usec: u64,
+    /// Why what is told next has happened.
+    reason: String,
+    /// The order to finish came while the state was nobody's to give up.
+    retire: bool,
+}
+
+impl Giver {
+    fn serve(mut self) {
+        let mut supervised = true;
+        loop {
+            let event = match self.next(supervised) {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::error!(%error, "the handover protocol ends here; the app serves on");
+                    supervised = false;
+                    Some(Event::SupervisorGone)
+                }
+            };
+            if event == Some(Event::SupervisorGone) {
+                supervised = false;
+            }
+            if let Some(event) = event {
+                self.feed(event);
+            }
+            let busy = self.giving.is_some() || self.state == State::Resolving;
+            if !supervised && !busy {
+                return;
+            }
+        }
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let before = self.state;
+            let (state, actions) = source::step(before, event);
+            self.state = state;
+            let nobodys = matches!(before, State::Freezing | State::Frozen | State::Resolving);
+            let asked = matches!(event, Event::Retire | Event::SupervisorGone);
+            self.retire |= nobodys && asked && event == Event::Retire;
+            for action in actions {
+                events.extend(self.act(*action));
+            }
+            let settled = matches!(state, State::Serving | State::Yielded);
+            if self.retire && settled {
+                self.retire = false;
+                events.push_back(Event::Retire);
+            }
+        }
+    }
+
+    /// Goes on with the copy as far as nobody has to be waited for, else waits.
+    fn next(&mut self, supervised: bool) -> io::Result<Option<Event>> {
+        let mut went = Went::Waiting;
+        if let Some(giving) = &mut self.giving {
+            match giving.go_on() {
+                Ok(now) => went = now,
+                Err(broken) => return Ok(Some(self.broken(broken))),
+            }
+        }
+        if let Some(event) = self.event_of(&went) {
+            return Ok(Some(event));
+        }
+        let end = match went {
+            Went::On => Some(Instant::now()),
+            Went::Blocked | Went::Waiting | Went::Converged | Went::Complete => {
+                let limit = self.giving.as_ref().map(|giving| giving.freeze_limit);
+                self.frozen_at.zip(limit).map(|(at, limit)| at + limit)
+            }
+        };
+        let mut others = Vec::new();
+        if let Some(giving) = &self.giving {
+            others.push(PollFd::new(giving.lifeline.as_fd(), PollFlags::POLLIN));
+            if let Some(stream) = giving.blocked_on() {
+                others.push(PollFd::new(stream.as_fd(), PollFlags::POLLOUT));
+            }
+        }
+        let heard = if supervised {
+            self.keeper.wait(&others, end)?
+        } else {
+            wait_for(&mut others, end)?;
+            Heard::Other
+        };
+        match heard {
+            Heard::Order(order, descriptors) => return Ok(self.ordered(order, descriptors)),
+            Heard::SupervisorGone => {
+                "the supervisor is gone".clone_into(&mut self.reason);
+                return Ok(Some(Event::SupervisorGone));
+            }
+            Heard::Other => {}
+        }
+        if let Some(event) = self.hear() {
+            return Ok(Some(event));
+        }
+        let limit = self.giving.as_ref().map(|giving| giving.freeze_limit);
+        if let Some((at, limit)) = self.frozen_at.zip(limit)
+            && at.elapsed() >= limit
+        {
+            self.reason = format!("the state stood still for {limit:?}, as long as it may");
+            return Ok(Some(Event::Deadline));
+        }
+        Ok(None)
+    }
+
+    fn event_of(&self, went: &Went) -> Option<Event> {
+        match went {
+            Went::Converged => Some(Event::Converged),
+            Went::Complete => match self.giving.as_ref().map(|giving| giving.purpose) {
+                Some(Purpose::Rehearsal) => Some(Event::CompleteRehearsal),
+                Some(Purpose::Handover) | None => Some(Event::Complete),
+            },
+            Went::On | Went::Blocked | Went::Waiting => None,
+        }
+    }
+
+    /// What the new generation says on the lifeline.
+    fn hear(&mut self) -> Option<Event> {
+        let giving = self.giving.as_mut()?;
+        match giving.hear() {
+            Ok(Said::Applied { round }) => match giving.applied(round) {
+                Ok(went) => {
+                    let throttle = giving.throttle();
+                    self.keeper.core.gate.set_throttle(throttle);
+                    self.event_of(&went)
+                }
+                Err(broken) => Some(self.broken(broken)),
+            },
+            Ok(Said::Committed) => Some(Event::Committed),
+            Ok(Said::Closed) => {
+                "the new generation is gone".clone_into(&mut self.reason);
+                Some(Event::PeerGone)
+            }
+            Ok(_) => None,
+            Err(broken) => Some(self.broken(broken)),
+        }
+    }
+
+    fn broken(&mut self, broken: Broken) -> Event {
+        self.reason = broken.to_string();
+        Event::Broken
+    }
+
+    fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            // The copy was prepared when the order came, and one that cannot be was refused then.
+            Action::Copy | Action::Refuse => None,
+            Action::TellConverged => {
+                let giving = self.giving.as_ref()?;
+                self.keeper.tell(&Report::Converged {
+                    migration: giving.migration,
+                    rounds: u64::from(giving.copy.rounds),
+                    bytes: giving.copy.writer.stream_bytes(),
+                });
+                None
+            }
+            Action::Freeze => {
+                self.frozen_at = Some(Instant::now());
+                self.frozen_usec = monotonic_usec();
+                self.keeper.core.gate.close();
+                self.keeper.drain.phases().begin(Phase::Paused);
+                match self.giving.as_mut()?.freeze() {
+                    Ok(()) => None,
+                    Err(broken) => Some(self.broken(broken)),
+                }
+            }
+            Action::TellFrozen => {
+                let giving = self.giving.as_ref()?;
+                self.keeper.tell(&Report::Frozen {
+                    migration: giving.migration,
+                    at_usec: self.frozen_usec,
+                    rounds: u64::from(giving.copy.rounds),
+                    bytes: giving.copy.writer.stream_bytes(),
+                    stall_usec: usec(giving.copy.longest_slice),
+                });
+                None
+            }
+            Action::EndCopy => {
+                self.end_copy();
+                None
+            }
+            Action::TellFailed => {
+                self.keeper.tell(&Report::Failed {
+                    migration: self.migration,
+                    reason: self.reason.clone(),
+                });
+                None
+            }
+            Action::Resolve => {
+                let giving = self.giving.as_ref()?;
+                Some(match giving.lifeline.resolve() {
+                    Ok(true) => Event::ResolvedTheirs,
+                    Ok(false) => Event::ResolvedOurs,
+                    Err(error) => {
+                        // Without an answer the state must not have two owners: it has none here.
+                        tracing::error!(%error, "the lifeline cannot be looked at");
+                        Event::ResolvedTheirs
+                    }
+                })
+            }
+            Action::Thaw => {
+                self.frozen_at = None;
+                self.keeper.core.gate.open(false);
+                self.keeper.drain.phases().begin(Phase::Serving);
+                None
+            }
+            Action::TellThawed => {
+                self.keeper.tell(&Report::Thawed {
+                    migration: self.migration,
+                    at_usec: monotonic_usec(),
+                    reason: self.reason.clone(),
+                });
+                None
+            }
+            Action::Yield => {
+                self.yield_state();
+                None
+            }
+            Action::TellYielded => {
+                self.keeper.tell(&Report::Yielded {
+                    migration: self.migration,
+                    at_usec: monotonic_usec(),
+                });
+                None
+            }
+            Action::Drain => {
+                self.keeper.drain.begin();
+                None
+            }
+        }
+    }
+}
+
+impl Giver {
+    /// Gives the copy up: changes are no longer noted, and the stream ends. The lifeline stays with
+    /// [`Self::lifeline`], for connections.
+    fn end_copy(&mut self) {
+        self.lifeline = self.giving.take().map(|giving| giving.lifeline);
+        let gate = &self.keeper.core.gate;
+        gate.set_throttle(Duration::ZERO);
+        if gate.mode() == Mode::Tracking {
+            gate.open(false);
+        }
+    }
+
+    /// From now on operations are carried out in the new generation.
+    fn yield_state(&mut self) {
+        self.frozen_at = None;
+        let versions = std::mem::take(&mut self.versions);
+        let reads = std::mem::take(&mut self.reads);
+        let keeper = &self.keeper;
+        let link = self.link.take().map_or_else(
+            || Err(io::ErrorKind::NotConnected.into()),
+            |link| Link::start(link, versions, &keeper.runtime),
+        );
+        match link {
+            Ok(link) => keeper.core.gate.yield_to(Arc::new(link)),
+            Err(error) => {
+                tracing::error!(%error, "the new generation cannot be asked; operations fail");
+                keeper.core.gate.lose();
+            }
+        }
+        let mover = self
+            .lifeline
+            .take()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+            .and_then(|lifeline| {
+                let tell = self.tell_moved()?;
+                Mover::start(lifeline.into(), reads, tell, &keeper.runtime)
+            });
+        match mover {
+            Ok(mover) => {
+                let mover = Arc::new(mover);
+                self.tell_end(&mover);
+                keeper.drain.phases().begin(Phase::Moving(mover));
+            }
+            Err(error) => {
+                tracing::error!(%error, "connections cannot be moved; they are served here");
+                keeper.drain.phases().begin(Phase::Serving);
+            }
+        }
+    }
+}
+
+impl Giver {
+    /// How the supervisor hears of connections that have moved.
+    fn tell_moved(&self) -> io::Result<Tell> {
+        let socket = self.keeper.socket.try_clone()?;
+        let census = Arc::clone(self.keeper.drain.census());
+        let migration = self.migration;
+        Ok(Box::new(move |moved| {
+            let left = census.counts();
+            tell(
+                &socket,
+                &Report::Moved {
+                    migration,
+                    moved,
+                    left,
+                },
+            );
+        }))
+    }
+
+    /// Has the supervisor told, at the end of the drain, what became of all connections.
+    fn tell_end(&self, mover: &Arc<Mover>) {
+        let Ok(socket) = self.keeper.socket.try_clone() else {
+            return;
+        };
+        let (mover, migration) = (Arc::clone(mover), self.migration);
+        self.keeper.drain.at_the_end(move |outcome| async move {
+            let cut = match outcome {
+                Outcome::Drained => 0,
+                Outcome::LimitPassed { cut } | Outcome::Forced { cut } => cut as u64,
+            };
+            let moved = mover.moved();
+            tell(
+                &socket,
+                &Report::Gone {
+                    migration,
+                    moved,
+                    cut,
+                },
+            );
+        });
+    }
+}

@@ -1,0 +1,261 @@
+//! The side that takes the state over.
+//!
+//! Carries [`heirloom_handover::target`] out: from the hello to the moment at which this generation owns
+//! the state, or never will. Reading the copy is [`Taking`]'s.
+
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use heirloom_handover::{
+    lifeline::Sent,
+    message::{self, Order, Report},
+    target::{self, Action, Event, State},
+};
+use nix::poll::{PollFd, PollFlags};
+
+use super::{Heard, Keeper, monotonic_usec};
+use crate::{
+    moving,
+    state::{
+        Origin,
+        error::TakeError,
+        link,
+        taking::{Taking, Took},
+    },
+};
+
+/// Says hello and takes the state over; whether this generation owns it then.
+pub(super) fn take_over(keeper: &mut Keeper) -> bool {
+    keeper.tell(&Report::Hello {
+        protocol: message::PROTOCOL,
+        version: keeper.tenure.version.clone(),
+        reads: keeper.core.reads(),
+    });
+    let mut taker = Taker {
+        keeper,
+        state: State::Greeting,
+        taking: None,
+        link: None,
+        migration: 0,
+        origin: Origin::Fresh,
+        counts: (0, 0),
+        error: None,
+    };
+    taker.run();
+    taker.state == State::Owning
+}
+
+struct Taker<'a> {
+    keeper: &'a mut Keeper,
+    state: State,
+    taking: Option<Taking>,
+    link: Option<OwnedFd>,
+    migration: u64,
+    origin: Origin,
+    /// Entries and bytes taken.
+    counts: (u64, u64),
+    /// Why the state was not taken.
+    error: Option<TakeError>,
+}
+
+impl Taker<'_> {
+    fn run(&mut self) {
+        while !matches!(self.state, State::Owning | State::Dismissed) {
+            let event = match self.next() {
+                Ok(event) => event,
+                Err(error) => {
+                    self.error = Some(error);
+                    Some(Event::Unusable)
+                }
+            };
+            let mut events = VecDeque::from_iter(event);
+            while let Some(event) = events.pop_front() {
+                let (state, actions) = target::step(self.state, event);
+                self.state = state;
+                for action in actions {
+                    events.extend(self.act(*action));
+                }
+            }
+        }
+    }
+
+    /// Waits for what happens next.
+    fn next(&mut self) -> Result<Option<Event>, TakeError> {
+        let receiving = self.state == State::Receiving;
+        let stream = self
+            .taking
+            .as_ref()
+            .filter(|_| receiving)
+            .map(Taking::stream);
+        let others: Vec<PollFd<'_>> = stream
+            .map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN))
+            .into_iter()
+            .collect();
+        match self.keeper.wait(&others, None)? {
+            Heard::Order(order, descriptors) => Ok(self.ordered(order, descriptors)),
+            Heard::SupervisorGone => {
+                let reason = "the supervisor is gone".to_owned();
+                self.error.get_or_insert(TakeError::CalledOff(reason));
+                Ok(Some(Event::SupervisorGone))
+            }
+            Heard::Other => match self.taking.as_mut().filter(|_| receiving) {
+                None => Ok(None),
+                Some(taking) => match taking.go_on()? {
+                    Took::More => Ok(None),
+                    Took::All { entries, bytes } => {
+                        self.counts = (entries, bytes);
+                        Ok(Some(Event::Verified))
+                    }
+                },
+            },
+        }
+    }
+
+    fn ordered(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Option<Event> {
+        match order {
+            Order::Begin => Some(Event::Begin),
+            Order::Receive { migration, from } => {
+                self.migration = migration;
+                self.origin = Origin::Generation(from);
+                let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
+                let begun = begun.and_then(|[stream, lifeline, link]: [OwnedFd; 3]| {
+                    self.link = Some(link);
+                    let stores = self.keeper.core.stores();
+                    Taking::new(stream, Some(migration), Some(lifeline), stores)
+                });
+                Some(self.begin(begun))
+            }
+            Order::Restore { migration } => {
+                self.migration = migration;
+                self.origin = Origin::Saved;
+                let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
+                let begun = begun.and_then(|[file]: [OwnedFd; 1]| {
+                    Taking::new(file, None, None, self.keeper.core.stores())
+                });
+                Some(self.begin(begun))
+            }
+            Order::Commit { migration, alone } if migration == self.migration => Some(if alone {
+                Event::CommitAlone
+            } else {
+                Event::Commit
+            }),
+            Order::Abort { reason, .. } => {
+                self.error.get_or_insert(TakeError::CalledOff(reason));
+                Some(Event::Abort)
+            }
+            // Not yet anybody's business here, or of another migration.
+            other => {
+                tracing::warn!(
+                    ?other,
+                    "an order came before this generation owns the state"
+                );
+                None
+            }
+        }
+    }
+
+    fn begin(&mut self, begun: Result<Taking, TakeError>) -> Event {
+        match begun {
+            Ok(taking) => {
+                self.taking = Some(taking);
+                Event::Receive
+            }
+            Err(error) => {
+                self.error = Some(error);
+                Event::Abort
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            // From here on the stream is waited for as well.
+            Action::Read => None,
+            Action::TellReady => {
+                let (entries, bytes) = self.counts;
+                self.keeper.tell(&Report::Ready {
+                    migration: self.migration,
+                    entries,
+                    bytes,
+                });
+                None
+            }
+            Action::TellReject => {
+                let reason = match &self.error {
+                    Some(error) => error.to_string(),
+                    None => "no reason is known".to_owned(),
+                };
+                self.keeper.tell(&Report::Reject {
+                    migration: self.migration,
+                    reason,
+                });
+                None
+            }
+            Action::SayCommitted => {
+                let taking = self.taking.as_ref();
+                let lifeline = taking.and_then(|taking| taking.lifeline.as_ref())?;
+                match lifeline.commit() {
+                    Ok(Sent::Queued) => Some(Event::Queued),
+                    // Nothing was queued, so nobody will take it for a commit.
+                    Ok(_) | Err(_) => {
+                        let reason = "the former generation has taken the state back".to_owned();
+                        self.error.get_or_insert(TakeError::CalledOff(reason));
+                        Some(Event::Refused)
+                    }
+                }
+            }
+            Action::Own => {
+                self.own();
+                None
+            }
+            Action::TellCommitted => {
+                self.keeper.tell(&Report::Committed {
+                    migration: self.migration,
+                    at_usec: monotonic_usec(),
+                });
+                None
+            }
+            Action::GiveUp => {
+                let error = self
+                    .error
+                    .take()
+                    .unwrap_or_else(|| TakeError::CalledOff("no reason was given".to_owned()));
+                if let Some(owned) = self.keeper.owned.take() {
+                    // The app may have stopped waiting.
+                    let _gone = owned.send(Err(error));
+                }
+                None
+            }
+        }
+    }
+
+    fn own(&mut self) {
+        let keeper = &mut *self.keeper;
+        keeper.core.gate.open(false);
+        if let Some(link) = self.link.take()
+            && let Err(error) = link::server::start(link, Arc::clone(&keeper.core), &keeper.runtime)
+        {
+            tracing::warn!(%error, "operations of the former generation cannot be served");
+        }
+        let lifeline = self.taking.take().and_then(|taking| taking.lifeline);
+        if let Some(lifeline) = lifeline
+            && let Err(error) =
+                moving::taking::start(lifeline, keeper.drain.arrivals(), &keeper.runtime)
+        {
+            tracing::warn!(%error, "connections of the former generation cannot be taken");
+        }
+        if let Some(owned) = keeper.owned.take() {
+            // The app may have stopped waiting.
+            let _gone = owned.send(Ok(self.origin));
+        }
+    }
+}
+
+fn short_of_descriptors() -> TakeError {
+    TakeError::CalledOff(
+        "the supervisor sent other descriptors than it announced; it is at fault".to_owned(),
+    )
+}

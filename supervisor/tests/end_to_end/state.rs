@@ -1,0 +1,61 @@
+//! The demo's state, which real clients change while real handovers move it: all that was acknowledged is
+//! there, once, in whatever generation and version answers.
+//!
+//! [`client`] asks and never retries, [`writers`] are many at once and know what must be there afterwards.
+
+mod client;
+mod failures;
+mod moves;
+mod restarts;
+mod writers;
+
+use serde_json::Value;
+
+use crate::harness::{Supervisor, built};
+
+/// The path of the demo's version 1 or 2, for a command line.
+fn demo(version: u32) -> String {
+    let name = match version {
+        1 => "heirloom-demo",
+        _ => "heirloom-demo-v2",
+    };
+    built(name).to_str().unwrap().to_owned()
+}
+
+/// Hands over to this version; panics unless it serves then.
+fn reload_to(supervisor: &Supervisor, version: u32) {
+    let said = supervisor.heirloom(["reload", "--", &demo(version)]);
+    assert!(said.status.success(), "{said:?}\n{}", supervisor.log());
+}
+
+/// Hands over to this version, which must fail; what was said.
+fn refused_by(supervisor: &Supervisor, version: u32) -> String {
+    supervisor.expect(1, ["reload", "--", &demo(version)])
+}
+
+/// The process of a generation that is there.
+fn pid_of(supervisor: &Supervisor, generation: u64) -> Option<i32> {
+    let service = supervisor.service();
+    let mut generations = service["generations"].as_array().unwrap().iter();
+    let one = generations.find(|one| one["generation"] == generation)?;
+    i32::try_from(one["pid"].as_i64()?).ok()
+}
+
+/// A field of a JSON answer.
+fn field(json: &str, name: &str) -> Value {
+    let value: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+    value[name].clone()
+}
+
+/// A field of a JSON answer that is text.
+fn text(json: &str, name: &str) -> String {
+    let value = field(json, name);
+    let text = value.as_str().unwrap_or_else(|| panic!("{name} in {json}"));
+    text.to_owned()
+}
+
+/// A field of a JSON answer that is a number.
+fn number(json: &str, name: &str) -> u64 {
+    let value = field(json, name);
+    value.as_u64().unwrap_or_else(|| panic!("{name} in {json}"))
+}

@@ -1,0 +1,226 @@
+//! Processes die, or stand still, while much state is being moved. Whoever serves is not held up, and
+//! nothing is lost but with the process that owns it.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{
+    client::{Client, Habit},
+    number, pid_of, reload_to,
+    writers::{Stop, answers_come, while_writing},
+};
+use crate::harness::{Setup, Supervisor, eventually};
+use crate::native_handovers::NATIVE;
+
+/// State that takes a while to move: 100 MiB, which is a hundred times what a pipe holds.
+const MUCH: &str = "/fill?entries=6400&bytes=16384";
+
+/// State that takes a moment to move: 8 MiB.
+const SOME: &str = "/fill?entries=8192&bytes=1024";
+
+/// How often a process is killed in one test.
+const KILLS: u32 = 10;
+
+/// So long an answer may take on two cores that do other things too. Whoever is held up by a new process
+/// that does not read is held up for seconds.
+const LATENCY_LIMIT: Duration = Duration::from_millis(1500);
+
+/// A client that counts, and how long it waited for an answer at most.
+fn count_while(address: SocketAddr, key: &str, work: impl FnOnce()) -> (u64, Duration) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let counting = scope.spawn(|| {
+            let mut client = Client::new(address, Habit::Keeps);
+            let target = format!("/counters/{key}");
+            let (mut count, mut longest) = (0, Duration::ZERO);
+            while !stop.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                let value: u64 = client.post(&target, "").parse().unwrap();
+                longest = longest.max(asked.elapsed());
+                count += 1;
+                assert_eq!(value, count);
+                thread::sleep(Duration::from_millis(1));
+            }
+            (count, longest)
+        });
+        let stopping = Stop(&stop);
+        work();
+        drop(stopping);
+        counting.join().unwrap()
+    })
+}
+
+/// A new program dies at once, or never reads, while 100 MiB are being written to it.
+fn fails_to_read(deed: &str, reason: &str) {
+    let setup = Setup::demo().args(["--ready-timeout", "6s"]);
+    let program = setup.script("native", NATIVE);
+    let program = program.to_str().unwrap().to_owned();
+    let mut supervisor = setup.start();
+    let address = supervisor.address("http");
+    Client::new(address, Habit::Fresh).post(MUCH, "");
+    let serving = supervisor.serving();
+    let (count, longest) = count_while(address, "a", || {
+        let said = supervisor.expect(1, ["reload", "--", &program, "--do", deed]);
+        assert!(said.contains(reason), "{said}");
+        answers_come(address, "a");
+    });
+    assert!(longest < LATENCY_LIMIT, "an answer took {longest:?}");
+    supervisor.settle();
+    assert_eq!(supervisor.serving(), serving);
+    reload_to(&supervisor, 1);
+    let client = &mut Client::new(address, Habit::Fresh);
+    assert_eq!(client.get("/counters/a"), count.to_string());
+    assert_eq!(number(&client.get("/version"), "generation"), 3);
+    supervisor.stop();
+}
+
+#[test]
+fn a_new_program_that_dies_at_once_holds_nobody_up() {
+    fails_to_read("new:receive=die", "killed by SIGKILL");
+}
+
+#[test]
+fn a_new_program_that_never_reads_holds_nobody_up() {
+    fails_to_read("new:receive=hang", "was not taken over within 6s");
+}
+
+/// Begins a handover and waits until the state is being copied to this generation.
+fn begin_copying(supervisor: &Supervisor, to: u64) -> std::process::Child {
+    let reload = supervisor.begin(["reload"]);
+    let mut events = supervisor.events();
+    events.wait_for_generation("started", to);
+    // The old one is told; there may be many of that kind from before.
+    eventually("the state is being copied", || {
+        let history = supervisor.history();
+        let is_begun = |event: &serde_json::Value| {
+            event["event"] == "copying"
+                && event["text"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(&format!("generation {to} ")))
+        };
+        history.iter().any(is_begun)
+    });
+    reload
+}
+
+fn kill_now(pid: i32) {
+    // Whoever has ended already is as dead as wanted.
+    let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+#[test]
+fn a_new_process_that_is_killed_while_it_takes_the_state_costs_nothing() {
+    let mut supervisor = Setup::demo().start();
+    let address = supervisor.address("http");
+    Client::new(address, Habit::Fresh).post(SOME, "");
+    let serving = supervisor.serving();
+    while_writing(&supervisor, || {
+        for generation in 2..=9 {
+            let reload = begin_copying(&supervisor, generation);
+            if let Some(pid) = pid_of(&supervisor, generation) {
+                kill_now(pid);
+            }
+            let (status, said) = supervisor.finish(reload);
+            assert_eq!(status, Some(1), "{said}\n{}", supervisor.log());
+            answers_come(address, "slow");
+        }
+    });
+    supervisor.settle();
+    assert_eq!(supervisor.serving(), serving);
+    supervisor.reload();
+    supervisor.stop();
+}
+
+#[test]
+fn a_new_process_that_is_killed_at_any_moment_leaves_a_service_that_works() {
+    let mut supervisor = Setup::demo().start();
+    let address = supervisor.address("http");
+    let mut client = Client::new(address, Habit::Fresh);
+    client.post(SOME, "");
+    let began = Instant::now();
+    supervisor.reload();
+    let whole = began.elapsed();
+    supervisor.settle();
+    let mut value = 0;
+    let (mut aborted, mut too_late) = (0, 0);
+    for attempt in 0..KILLS {
+        let (former, former_pid) = supervisor.serving();
+        value += 1;
+        assert_eq!(client.post("/counters/a", ""), value.to_string());
+        let next = last_started(&supervisor) + 1;
+        let mut events = supervisor.events();
+        let reload = supervisor.begin(["reload"]);
+        events.wait_for_generation("started", next);
+        // Nothing is waited for here: any moment of the handover will do, each time another one.
+        thread::sleep(whole * attempt / KILLS);
+        if let Some(pid) = pid_of(&supervisor, next) {
+            kill_now(pid);
+        }
+        let (status, said) = supervisor.finish(reload);
+        supervisor.wait_until("it serves again", |status| {
+            status["services"][0]["state"] == "serving"
+        });
+        supervisor.settle();
+        if supervisor.serving() == (former, former_pid) {
+            assert_eq!(status, Some(1), "{said}");
+            assert_eq!(client.get("/counters/a"), value.to_string(), "{said}");
+            aborted += 1;
+        } else {
+            // It owned the state when it was killed, and a process takes what it holds with it.
+            value = client.get("/counters/a").parse().unwrap();
+            client.post(SOME, "");
+            too_late += 1;
+        }
+    }
+    assert!(aborted > 2, "{aborted} were aborted, {too_late} too late");
+    supervisor.reload();
+    assert_eq!(client.get("/counters/a"), value.to_string());
+    supervisor.stop();
+}
+
+#[test]
+fn an_old_process_that_is_killed_in_mid_copy_takes_its_state_along_and_the_service_comes_back() {
+    let mut supervisor = Setup::demo().start();
+    let address = supervisor.address("http");
+    let mut client = Client::new(address, Habit::Fresh);
+    for _ in 0..3 {
+        client.post(MUCH, "");
+        client.post("/counters/a", "");
+        let (former, pid) = supervisor.serving();
+        let reload = begin_copying(&supervisor, last_started(&supervisor) + 1);
+        kill_now(pid);
+        let (status, said) = supervisor.finish(reload);
+        assert_ne!(status, Some(0), "{said}");
+        supervisor.wait_until("another generation serves", |status| {
+            let service = &status["services"][0];
+            let generations = service["generations"].as_array().unwrap();
+            service["state"] == "serving"
+                && generations
+                    .iter()
+                    .any(|one| one["phase"] == "serving" && one["generation"] != former)
+        });
+        assert_eq!(client.post("/counters/a", ""), "1");
+        supervisor.settle();
+        supervisor.reload();
+        assert_eq!(client.post("/counters/a", ""), "2");
+        supervisor.settle();
+    }
+    supervisor.stop();
+}
+
+/// The number of the generation that was started last.
+fn last_started(supervisor: &Supervisor) -> u64 {
+    let history = supervisor.history();
+    let started = history.iter().filter(|event| event["event"] == "started");
+    started
+        .filter_map(|event| event["generation"].as_u64())
+        .max()
+        .unwrap()
+}
