@@ -33,6 +33,8 @@ mod store;
 mod taking;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod turn;
 

@@ -31,6 +31,7 @@ pub(crate) struct Relay<'a> {
     ledger: EntryLedger,
     manifest: Manifest,
     base: Progress,
+    rounds: u32,
 }
 
 impl<'a> Relay<'a> {
@@ -58,6 +59,7 @@ impl<'a> Relay<'a> {
             ledger: EntryLedger::new(&manifest, &Limits::default()),
             manifest,
             base: Progress::More,
+            rounds: 0,
         }
     }
 
@@ -87,9 +89,15 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
+    /// Rounds that have ended, the base among them.
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
     fn round_end(&mut self) {
         let pending = self.source.pending();
         self.writer.round_end(pending.entries).unwrap();
+        self.rounds += 1;
         self.pump().unwrap();
     }
 
