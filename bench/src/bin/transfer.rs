@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use heirloom_bench::state::record::{CodecName, Coding, Record};
+use heirloom_bench::state::record::{CodecName, Coding};
 use heirloom_bench::state::transfer::{self, Way};
 use heirloom_state_codec::{Bincode, Wincode};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
