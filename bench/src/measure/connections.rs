@@ -192,8 +192,7 @@ fn outcome(rows: &[Row], extent: Extent) -> Outcome {
     let mut missed = Vec::new();
     for row in rows {
         let longest = row.arrivals_ms.iter().copied().fold(0.0, f64::max);
-        let closed =
-            row.busy.connections_closed_by_server + row.busy.connections_told_to_close;
+        let closed = row.busy.connections_closed_by_server + row.busy.connections_told_to_close;
         table.row([
             row.connections.to_string(),
             row.arrivals_ms.len().to_string(),

@@ -63,8 +63,7 @@ impl Decades {
 
     /// Where a value is, from 0 to 1.
     fn share(self, value: f64) -> f64 {
-        let share =
-            (value.log10() - f64::from(self.low)) / f64::from(self.high - self.low);
+        let share = (value.log10() - f64::from(self.low)) / f64::from(self.high - self.low);
         share.clamp(0.0, 1.0)
     }
 
@@ -91,11 +90,21 @@ impl Chart {
         text(&mut svg, left, top - 8.0, "middle", 11, self.down);
         text(&mut svg, right, bottom + 36.0, "end", 11, self.across);
         for tick in down.ticks() {
-            line(&mut svg, (left, y(tick)), (right, y(tick)), "stroke=\"#ddd\"");
+            line(
+                &mut svg,
+                (left, y(tick)),
+                (right, y(tick)),
+                "stroke=\"#ddd\"",
+            );
             text(&mut svg, left - 6.0, y(tick) + 4.0, "end", 10, &label(tick));
         }
         for tick in across.ticks() {
-            line(&mut svg, (x(tick), top), (x(tick), bottom), "stroke=\"#ddd\"");
+            line(
+                &mut svg,
+                (x(tick), top),
+                (x(tick), bottom),
+                "stroke=\"#ddd\"",
+            );
             text(&mut svg, x(tick), bottom + 16.0, "middle", 10, &label(tick));
         }
         for (index, one) in self.lines.iter().enumerate() {

@@ -30,10 +30,14 @@ impl Record {
         }
     }
 
-    /// What a write is: it counts.
-    pub fn visit(record: &mut Option<Self>) {
-        if let Some(record) = record {
-            record.visits += 1;
+    /// What a write is: it counts, and says how many there were.
+    pub fn visit(record: &mut Option<Self>) -> u64 {
+        match record {
+            Some(record) => {
+                record.visits += 1;
+                record.visits
+            }
+            None => 0,
         }
     }
 }

@@ -30,12 +30,7 @@ pub struct Figures {
 ///
 /// # Errors
 /// If one of the two fails.
-pub async fn run(
-    programs: &Programs,
-    entries: u64,
-    way: Way,
-    codec: CodecName,
-) -> Result<Figures> {
+pub async fn run(programs: &Programs, entries: u64, way: Way, codec: CodecName) -> Result<Figures> {
     let way = match way {
         Way::Stream => "stream",
         Way::Whole => "whole",
