@@ -9,9 +9,11 @@
 //! * [`Transaction`]: several changes, all or none.
 //! * [`State::take_over`]: the moment at which a new generation becomes the owner.
 //!
-//! Which file does what: [`gate`] says where an operation is to be carried out, [`keeper`] speaks the
-//! protocol, [`copy`] is what a copy consists of, [`giving`] and [`saving`] write one, [`taking`] reads
-//! one, [`convergence`] judges when to freeze, [`link`] carries late operations over.
+//! Which file does what: `gate` says where an operation is to be carried out, and `turn` waits for it;
+//! `keyed` is what maps, sets and cells are made of; `keeper` speaks the protocol, `copy` is what a copy
+//! consists of, `giving` and `saving` write one, `taking` reads one, `convergence` judges when to freeze,
+//! `link` carries late operations over and `remote` is how a store uses it; `declared`, `incoming` and
+//! `outgoing` are what the stores' parts of a stream have in common.
 
 mod arena;
 mod build_id;
@@ -22,11 +24,15 @@ mod declared;
 mod error;
 mod gate;
 mod giving;
+mod incoming;
 mod keeper;
 mod keyed;
 mod link;
 mod log;
 mod map;
+mod outgoing;
+mod own;
+mod remote;
 mod saving;
 mod set;
 mod store;
@@ -37,9 +43,6 @@ mod testing;
 mod tests;
 mod transaction;
 mod turn;
-
-#[cfg(test)]
-mod tests;
 
 use std::{
     io,
@@ -64,6 +67,7 @@ use keeper::Keeper;
 pub use keyed::{Key, Value};
 pub use log::Log;
 pub use map::Map;
+pub use own::{Own, Tracked};
 pub use set::Set;
 use store::Store;
 pub use transaction::Transaction;

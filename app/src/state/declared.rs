@@ -128,3 +128,11 @@ where
     let attic = sections.iter().find(|other| other.attic_of.is_some());
     Ok(Some((section, attic.map(|attic| attic.id))))
 }
+
+/// Records came of a section that the store was not told of.
+pub(crate) fn undeclared(section: &SectionDescriptor) -> StoreError {
+    StoreError::Other(format!(
+        "{} was not declared; the program that wrote it is at fault",
+        section.name
+    ))
+}

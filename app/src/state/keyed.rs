@@ -2,11 +2,10 @@
 //! [`Cell`](super::Cell): kept in shards, each under a lock of its own.
 //!
 //! Owns the operations in this process. [`shard`] holds the entries, [`copying`] gives them away,
-//! [`taking`] takes them up, [`remote`] carries operations out in the generation that owns the state,
-//! [`serving`] answers such a generation, [`staged`] commits several at once.
+//! [`taking`] takes them up,
+//! [`serving`] answers a generation that has given the state away, [`staged`] commits several at once.
 
 mod copying;
-mod remote;
 mod serving;
 mod shard;
 mod staged;
@@ -27,6 +26,9 @@ use super::{
     declared::Identity,
     error::StateError,
     gate::Gate,
+    incoming::Incoming,
+    link::Link,
+    remote,
     turn::{Turn, changing, lock, reading},
 };
 use shard::{Shard, Slot, Stored};
@@ -93,7 +95,7 @@ pub(crate) struct Keyed<T: Kind> {
     hasher: RandomState,
     shards: Box<[Apart<Mutex<ShardOf<T>>>]>,
     copies: Mutex<copying::Copies>,
-    taking: Mutex<Option<taking::Taking>>,
+    taking: Mutex<Option<Incoming>>,
     /// Something may be kept for a newer program. Only taking brings such things.
     stored: AtomicBool,
 }
@@ -174,6 +176,25 @@ impl<T: Kind> Keyed<T> {
         (0..T::SHARDS)
             .map(|shard| self.lock(shard).len() as u64)
             .sum()
+    }
+
+    async fn see_there(
+        &self,
+        link: &Link,
+        key: &T::Key,
+    ) -> Result<Option<(u64, T::Value)>, StateError> {
+        let key = Self::key_bytes(key)?;
+        remote::see::<T::Codec, T::Value>(link, &self.name, &key).await
+    }
+
+    async fn update_there<R>(
+        &self,
+        link: &Link,
+        key: &T::Key,
+        change: impl FnMut(&mut Option<T::Value>) -> R,
+    ) -> Result<R, StateError> {
+        let key = Self::key_bytes(key)?;
+        remote::update::<T::Codec, T::Value, R>(link, &self.name, key, change).await
     }
 
     /// The bytes of a key.
@@ -342,7 +363,13 @@ impl<T: Kind> Handle<T> {
         });
         match turn.await? {
             Turn::Here(entries) => Ok(entries),
-            Turn::There(link, ()) => self.0.entries_there(&link).await,
+            Turn::There(link, ()) => {
+                let name = &self.0.name;
+                let entries = remote::see_all::<T::Codec, T::Value>(&link, name).await?;
+                let each = entries.into_iter();
+                each.map(|(key, value)| Ok((T::decode_key(&key)?, value)))
+                    .collect()
+            }
         }
     }
 

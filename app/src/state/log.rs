@@ -19,9 +19,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use heirloom_state_codec::{
-    AtticRecord, Bincode, Codec, Context, MigrateError, read_entry, write_entry,
-};
+use heirloom_state_codec::{AtticRecord, Bincode, Codec};
 
 pub(super) use serving::Appended;
 
@@ -31,6 +29,7 @@ use super::{
     gate::Gate,
     keyed::Value,
     link::{Fate, Link, Part, WantedChange},
+    remote::{lowered, raised},
     turn::{Turn, changing, lock, reading},
 };
 
@@ -257,7 +256,7 @@ where
     }
 
     async fn push_there(&self, link: &Link, value: &T) -> Result<u64, StateError> {
-        let bytes = Self::lowered(link.version_of(&self.shared.name), value)?;
+        let bytes = lowered::<C, T>(link.version_of(&self.shared.name), value)?;
         // Whoever was quicker has got on, so to try again without a limit gets everybody on.
         loop {
             let position = self.len_there(link).await?;
@@ -284,21 +283,9 @@ where
         for position in positions.start..end {
             let seen = link.see(&self.shared.name, &position.to_le_bytes()).await?;
             if let Some(seen) = seen {
-                values.push(Self::raised(version, &seen.value)?);
+                values.push(raised::<C, T>(version, &seen.value)?);
             }
         }
         Ok(values)
-    }
-
-    /// An entry that another generation wrote in this version.
-    fn raised(version: u32, bytes: &[u8]) -> Result<T, MigrateError> {
-        Ok(read_entry::<C, T>(version, bytes, None, &mut Context::default())?.value)
-    }
-
-    /// An entry in the version in which another generation reads it.
-    fn lowered(version: u32, value: &T) -> Result<Vec<u8>, MigrateError> {
-        let mut bytes = Vec::new();
-        write_entry::<C, T>(value, version, None, &mut bytes, &mut Context::default())?;
-        Ok(bytes)
     }
 }

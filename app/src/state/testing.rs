@@ -3,7 +3,13 @@
 //! A ledger reads along, so a wrong hash for what a record replaces shows at the end, whatever the
 //! taking store makes of it.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use heirloom_state_codec::{
     BuildId, EntryLedger, Event, Header, Limits, Manifest, SectionId, SectionTotal, SnapshotReader,
@@ -12,7 +18,9 @@ use heirloom_state_codec::{
 
 use super::{
     error::StoreError,
+    own::Own,
     store::{Budget, Form, Outlet, Progress, Store},
+    turn::lock,
 };
 
 /// A budget that is spent after the first batch.
@@ -167,4 +175,45 @@ pub(crate) fn copy(source: &dyn Store, target: &dyn Store, descriptors: bool) {
         relay.slice(&least()).unwrap();
     }
     relay.finish().unwrap();
+}
+
+/// An app's own store.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree<V>(pub(crate) Arc<Mutex<BTreeMap<u16, V>>>);
+
+impl<V> Default for Tree<V> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Own for Tree<V> {
+    type Key = u16;
+    type Value = V;
+
+    fn get(&self, key: &u16) -> Option<V> {
+        lock(&self.0).get(key).cloned()
+    }
+
+    fn put(&self, key: &u16, value: Option<V>) {
+        match value {
+            Some(value) => lock(&self.0).insert(*key, value),
+            None => lock(&self.0).remove(key),
+        };
+    }
+
+    fn keys(&self, after: Option<&u16>, most: usize) -> Vec<u16> {
+        let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded(*key));
+        let tree = lock(&self.0);
+        let range = tree.range((start, Bound::Unbounded));
+        range.map(|(key, _)| *key).take(most).collect()
+    }
+
+    fn count(&self) -> u64 {
+        lock(&self.0).len() as u64
+    }
+
+    fn clear(&self) {
+        lock(&self.0).clear();
+    }
 }

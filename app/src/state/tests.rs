@@ -1,409 +1,545 @@
-//! Operations on the state of one generation, and of several while the state moves between them.
+//! Whole handovers within one process: two generations with a keeper each, and a supervisor played by
+//! the test. What needs real processes is in `tests/`.
+
+mod several;
 
 use std::{
-    collections::HashMap,
+    convert::Infallible,
+    os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::join_all};
-use heirloom_state_codec::{Context, State as Schema, Step, StepError};
-use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, task::block_in_place, time::timeout};
-
-use super::{
-    Cell, Core, Log, Map, Set, State, StateError,
-    link::{self, Link, server},
-    store::Budget,
-    testing::Relay,
+use heirloom_handover::{
+    fds,
+    lifeline::Lifeline,
+    message::{self, Order, Purpose, Reads, Report},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, body::Bytes, service::service_fn};
+use nix::{
+    fcntl::OFlag,
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+    unistd::pipe2,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
 };
 
-/// Far more than any of this takes.
-const LIMIT: Duration = Duration::from_secs(60);
+use futures_util::{SinkExt, StreamExt};
+use heirloom_state_codec::{self as heirloom_state_codec, State as State_};
 
-/// Tasks at a time, accounts, and what each begins with.
-const TASKS: u64 = 4;
-const ACCOUNTS: u64 = 8;
-const BALANCE: u64 = 1000;
+use super::{Map, Origin, State, TakeOverError, Tenure};
+use crate::{
+    Drain, Listener, http,
+    session::{Leaving, Served, Sessions},
+    websocket::{Message, WebSocket},
+};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Schema)]
-#[state(name = "number", version = 1, oldest)]
-struct Number {
-    value: u64,
-}
+/// Nothing a test waits for takes longer on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Schema)]
-#[state(name = "number", version = 2)]
-struct Number2 {
-    value: u64,
-    note: String,
-}
-
-impl Step for Number2 {
-    type Older = Number;
-    type Attic = String;
-
-    fn up(old: Number, attic: Option<String>, _: &mut Context) -> Result<Self, StepError> {
-        Ok(Self {
-            value: old.value,
-            note: attic.unwrap_or_default(),
-        })
-    }
-
-    fn down(self, _: &mut Context) -> Result<(Number, Option<String>), StepError> {
-        Ok((Number { value: self.value }, Some(self.note)))
-    }
-}
-
-fn number(value: u64) -> Number {
-    Number { value }
-}
-
-/// A generation with one store of each kind.
-struct Generation {
-    state: State,
-    map: Map<u64, Number>,
-    set: Set<u64>,
-    cell: Cell<Number>,
-    log: Log<Number>,
+/// One generation, and the supervisor's end of its socket.
+pub(super) struct Generation {
+    pub(super) state: State,
+    pub(super) drain: Drain,
+    socket: OwnedFd,
+    owning: JoinHandle<Result<Origin, TakeOverError>>,
 }
 
 impl Generation {
-    fn new() -> Self {
-        let state = State::new();
-        Self {
-            map: Map::new(&state, "map"),
-            set: Set::new(&state, "set"),
-            cell: Cell::new(&state, "cell", number(0)),
-            log: Log::new(&state, "log"),
-            state,
-        }
-    }
-}
-
-/// Moves the state while it is used, as the keepers of two generations do between them.
-fn hand_over(old: &Arc<Core>, new: &Arc<Core>) {
-    let budget = || Budget::new(Duration::from_micros(200), 64 * 1024);
-    new.gate.close();
-    old.gate.open(true);
-    let (from, to) = (old.stores(), new.stores());
-    let mut versions = HashMap::new();
-    let mut relays = Vec::new();
-    for (from, to) in from.iter().zip(&to) {
-        let (read, written) = (to.reads(), from.reads());
-        let common = written.iter().find(|one| read.contains(one)).unwrap();
-        versions.insert(from.name().to_owned(), common.version);
-        relays.push(Relay::begin(from.as_ref(), to.as_ref(), true));
-    }
-    for relay in &mut relays {
-        // The base and a few rounds of changes.
-        while relay.rounds() < 4 {
-            relay.slice(&budget()).unwrap();
-        }
-    }
-    old.gate.close();
-    for relay in relays {
-        relay.finish().unwrap();
-    }
-    let (here, there) = link::pair();
-    let link = Link::start(here, versions, &Handle::current()).unwrap();
-    server::start(there, Arc::clone(new), &Handle::current()).unwrap();
-    new.gate.open(false);
-    old.gate.yield_to(Arc::new(link));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn late_operations_take_place_in_the_owner() {
-    let (old, new) = (Generation::new(), Generation::new());
-    old.map.insert(1, number(10)).await.unwrap();
-    old.set.insert(1).await.unwrap();
-    old.cell.set(number(5)).await.unwrap();
-    old.log.push(number(0)).await.unwrap();
-    block_in_place(|| hand_over(&old.state.core, &new.state.core));
-
-    let add = |held: &mut Option<Number>| {
-        let held = held.get_or_insert(number(0));
-        held.value += 1;
-        held.value
-    };
-    assert_eq!(old.map.update(1, add).await.unwrap(), 11);
-    assert_eq!(old.map.update(2, add).await.unwrap(), 1);
-    assert_eq!(old.map.insert(3, number(3)).await.unwrap(), None);
-    assert_eq!(old.map.remove(&1).await.unwrap(), Some(number(11)));
-    assert_eq!(old.map.remove(&1).await.unwrap(), None);
-    assert_eq!(new.map.get(&2).await.unwrap(), Some(number(1)));
-    assert_eq!(old.map.get(&3).await.unwrap(), Some(number(3)));
-    let mut entries = old.map.entries().await.unwrap();
-    entries.sort_by_key(|(key, _)| *key);
-    assert_eq!(entries, [(2, number(1)), (3, number(3))]);
-    assert_eq!(new.map.len().await.unwrap(), 2);
-    assert_eq!(old.map.len().await.unwrap(), 2);
-
-    assert!(!old.set.insert(1).await.unwrap());
-    assert!(old.set.insert(2).await.unwrap());
-    assert!(old.set.remove(&1).await.unwrap());
-    assert_eq!(new.set.keys().await.unwrap(), [2]);
-    assert!(old.set.contains(&2).await.unwrap());
-
-    assert_eq!(old.cell.set(number(6)).await.unwrap(), number(5));
-    old.cell.update(|held| held.value *= 2).await.unwrap();
-    assert_eq!(new.cell.get().await.unwrap(), number(12));
-    assert_eq!(old.cell.get().await.unwrap(), number(12));
-
-    assert_eq!(new.log.push(number(1)).await.unwrap(), 1);
-    assert_eq!(old.log.push(number(2)).await.unwrap(), 2);
-    let all = [number(0), number(1), number(2)];
-    assert_eq!(old.log.range(0..9).await.unwrap(), all);
-    assert_eq!(new.log.range(0..9).await.unwrap(), all);
-    assert_eq!(old.log.len().await.unwrap(), 3);
-
-    let mut transaction = old.state.transaction();
-    assert_eq!(
-        transaction.get(&old.map, &2).await.unwrap(),
-        Some(number(1))
-    );
-    transaction.put(&old.map, 2, number(2));
-    transaction.put(&old.map, 9, number(9)); // without a look
-    transaction.set_cell(&old.cell, number(1));
-    transaction.set_member(&old.set, 7, true);
-    transaction.push(&old.log, number(3));
-    assert!(transaction.commit().await.unwrap());
-    assert_eq!(new.map.get(&9).await.unwrap(), Some(number(9)));
-    assert_eq!(new.cell.get().await.unwrap(), number(1));
-    assert!(new.set.contains(&7).await.unwrap());
-    assert_eq!(new.log.len().await.unwrap(), 4);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_spans_the_handover_commits_or_conflicts() {
-    let (old, new) = (Generation::new(), Generation::new());
-    for key in [1, 2] {
-        old.map.insert(key, number(key)).await.unwrap();
-    }
-    let mut whole = old.state.transaction();
-    whole.get(&old.map, &1).await.unwrap();
-    whole.put(&old.map, 1, number(100));
-    let mut broken = old.state.transaction();
-    broken.get(&old.map, &2).await.unwrap();
-    broken.put(&old.map, 2, number(200));
-    broken.put(&old.map, 1, number(300));
-    block_in_place(|| hand_over(&old.state.core, &new.state.core));
-    new.map.insert(2, number(3)).await.unwrap();
-    assert!(whole.commit().await.unwrap());
-    assert!(!broken.commit().await.unwrap());
-    assert_eq!(new.map.get(&1).await.unwrap(), Some(number(100)));
-    assert_eq!(new.map.get(&2).await.unwrap(), Some(number(3)));
-}
-
-#[test]
-fn a_transaction_sees_its_own_changes_and_nobody_elses() {
-    let generation = Generation::new();
-    let now = |value: Option<Number>| value.map(|number| number.value);
-    let insert = |key, value| generation.map.insert(key, number(value)).now_or_never();
-    insert(1, 1).unwrap().unwrap();
-    let mut first = generation.state.transaction();
-    let mut second = generation.state.transaction();
-    let mut get = |key| {
-        let seen = first.get(&generation.map, &key).now_or_never();
-        now(seen.unwrap().unwrap())
-    };
-    assert_eq!((get(1), get(2)), (Some(1), None));
-    insert(1, 5).unwrap().unwrap();
-    assert_eq!(get(1), Some(1), "what was read once stays");
-    first.put(&generation.map, 2, number(7));
-    first.remove(&generation.map, 1);
-    let mut get = |key| {
-        let seen = first.get(&generation.map, &key).now_or_never();
-        now(seen.unwrap().unwrap())
-    };
-    assert_eq!((get(1), get(2)), (None, Some(7)));
-    assert!(!first.commit().now_or_never().unwrap().unwrap());
-    // What is written without having been read does not conflict.
-    second.put(&generation.map, 1, number(8));
-    second.remove(&generation.map, 99);
-    insert(1, 6).unwrap().unwrap();
-    assert!(second.commit().now_or_never().unwrap().unwrap());
-    let seen = generation.map.get(&1).now_or_never().unwrap().unwrap();
-    assert_eq!(now(seen), Some(8));
-    // That something is not there is a thing to have read, too.
-    let mut third = generation.state.transaction();
-    third
-        .get(&generation.map, &50)
-        .now_or_never()
-        .unwrap()
+    pub(super) fn start(number: u64, state: State) -> Self {
+        let (socket, other) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
         .unwrap();
-    third.put(&generation.map, 51, number(1));
-    insert(50, 1).unwrap().unwrap();
-    generation.map.remove(&50).now_or_never().unwrap().unwrap();
-    let unchanged = third.commit().now_or_never().unwrap().unwrap();
-    assert!(unchanged, "it is not there again");
-}
-
-#[test]
-#[should_panic(expected = "different states")]
-fn a_store_of_another_state_is_refused() {
-    let (one, other) = (Generation::new(), Generation::new());
-    let mut transaction = one.state.transaction();
-    transaction.put(&other.map, 1, number(1));
-}
-
-/// What is done to a generation for as long as the test runs, and what came of it.
-#[derive(Default)]
-struct Load {
-    ends: AtomicBool,
-    added: [AtomicU64; TASKS as usize],
-    pushed: AtomicU64,
-    transfers: AtomicU64,
-}
-
-impl Load {
-    /// One request after the other. Each counts only once it is acknowledged.
-    async fn run(&self, generation: &Generation, task: u64) -> Result<(), StateError> {
-        let mut turn = task;
-        while !self.ends.load(Ordering::Relaxed) {
-            turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let (from, to) = ((turn >> 33) % ACCOUNTS, (turn >> 43) % ACCOUNTS);
-            let key = 100 + task;
-            generation
-                .map
-                .update(key, |held| {
-                    held.get_or_insert(number(0)).value += 1;
-                })
-                .await?;
-            self.added[task as usize].fetch_add(1, Ordering::Relaxed);
-            generation.cell.update(|held| held.value += 1).await?;
-            if turn & 1 == 0 {
-                generation.log.push(number(turn)).await?;
-                self.pushed.fetch_add(1, Ordering::Relaxed);
-            }
-            // An entry that comes and goes.
-            generation.map.insert(1000 + from, number(turn)).await?;
-            generation.map.remove(&(1000 + to)).await?;
-            if from != to && self.transfer(generation, from, to).await? {
-                self.transfers.fetch_add(1, Ordering::Relaxed);
-            }
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    }
-
-    async fn transfer(
-        &self,
-        generation: &Generation,
-        from: u64,
-        to: u64,
-    ) -> Result<bool, StateError> {
-        let mut transaction = generation.state.transaction();
-        let giver = transaction.get(&generation.map, &from).await?;
-        let taker = transaction.get(&generation.map, &to).await?;
-        let (Some(giver), Some(taker)) = (giver, taker) else {
-            panic!("an account is lost");
+        let drain = Drain::new(PATIENCE);
+        let owning = {
+            let (state, drain) = (state.clone(), drain.clone());
+            tokio::spawn(async move {
+                let tenure = Tenure::new("test", number.to_string());
+                state.take_over_on(other, number, &drain, tenure).await
+            })
         };
-        let Some(rest) = giver.value.checked_sub(1) else {
-            return Ok(false);
-        };
-        transaction.put(&generation.map, from, number(rest));
-        transaction.put(&generation.map, to, number(taker.value + 1));
-        transaction.push(&generation.log, number(0));
-        transaction.commit().await
+        Self {
+            state,
+            drain,
+            socket,
+            owning,
+        }
+    }
+
+    /// What it says next.
+    pub(super) async fn says(&self) -> Report {
+        let socket = self.socket.try_clone().unwrap();
+        let received = spawn_blocking(move || fds::receive(&socket, message::LARGEST_BYTES));
+        let received = timeout(PATIENCE, received).await.unwrap().unwrap().unwrap();
+        Report::parse(&received.bytes).unwrap()
+    }
+
+    pub(super) async fn says_hello(&self) -> Vec<Reads> {
+        match self.says().await {
+            Report::Hello { reads, .. } => reads,
+            other => panic!("{other:?} where a hello should come"),
+        }
+    }
+
+    pub(super) fn order(&self, order: &Order, descriptors: &[OwnedFd]) {
+        fds::send(&self.socket, &order.to_bytes(), descriptors).unwrap();
+    }
+
+    pub(super) async fn owns(self) -> Owner {
+        let origin = timeout(PATIENCE, self.owning)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        Owner {
+            state: self.state,
+            drain: self.drain,
+            socket: self.socket,
+            origin,
+        }
+    }
+
+    pub(super) async fn gives_up(self) -> TakeOverError {
+        timeout(PATIENCE, self.owning)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap_err()
     }
 }
 
-/// Counters, transfers and a log under load while the state moves on twice: what was acknowledged is
-/// there once, whichever generation it was asked of.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_done_twice_while_the_state_moves_on() {
-    let generations: Vec<_> = (0..3).map(|_| Arc::new(Generation::new())).collect();
-    let load = Arc::new(Load::default());
-    for account in 0..ACCOUNTS {
-        let balance = number(BALANCE);
-        generations[0].map.insert(account, balance).await.unwrap();
+/// A generation that has come to own the state.
+pub(super) struct Owner {
+    pub(super) state: State,
+    pub(super) drain: Drain,
+    socket: OwnedFd,
+    pub(super) origin: Origin,
+}
+
+impl Owner {
+    pub(super) async fn first(state: State) -> Self {
+        let first = Generation::start(1, state);
+        first.says_hello().await;
+        first.order(&Order::Begin, &[]);
+        first.owns().await
     }
-    for key in 5000..9000 {
-        generations[0].map.insert(key, number(key)).await.unwrap();
+
+    pub(super) async fn says(&self) -> Report {
+        let socket = self.socket.try_clone().unwrap();
+        let received = spawn_blocking(move || fds::receive(&socket, message::LARGEST_BYTES));
+        let received = timeout(PATIENCE, received).await.unwrap().unwrap().unwrap();
+        Report::parse(&received.bytes).unwrap()
     }
-    // Whoever asks before a handover goes on asking the generation that has handed over.
-    let mut tasks = Vec::new();
-    for (at, generation) in generations.iter().enumerate() {
-        if at > 0 {
-            let old = &generations[at - 1].state.core;
-            block_in_place(|| hand_over(old, &generation.state.core));
+
+    pub(super) fn order(&self, order: &Order, descriptors: &[OwnedFd]) {
+        fds::send(&self.socket, &order.to_bytes(), descriptors).unwrap();
+    }
+
+    /// Begins a handover to the next generation, up to the point where both have their descriptors.
+    pub(super) async fn send_to(&self, next: &Generation, migration: u64, purpose: Purpose) {
+        let reads = next.says_hello().await;
+        let (reading, writing) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (old_life, new_life) = Lifeline::pair().unwrap();
+        let (old_link, new_link) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let send = Order::Send {
+            migration,
+            to: 2,
+            purpose,
+            pause: Duration::from_millis(5),
+            freeze: PAUSE_LIMIT,
+            reads,
+        };
+        self.order(&send, &[writing, old_life, old_link]);
+        let receive = Order::Receive { migration, from: 1 };
+        next.order(&receive, &[reading, new_life, new_link]);
+    }
+
+    /// A whole handover to the next generation.
+    pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Owner {
+        self.send_to(&next, migration, Purpose::Handover).await;
+        let said = self.says().await;
+        assert!(matches!(said, Report::Converged { .. }), "{said:?}");
+        self.order(&Order::Freeze { migration }, &[]);
+        let said = self.says().await;
+        assert!(matches!(said, Report::Frozen { .. }), "{said:?}");
+        let said = next.says().await;
+        assert!(matches!(said, Report::Ready { .. }), "{said:?}");
+        let commit = Order::Commit {
+            migration,
+            alone: false,
+        };
+        next.order(&commit, &[]);
+        assert!(matches!(next.says().await, Report::Committed { .. }));
+        assert!(matches!(self.says().await, Report::Yielded { .. }));
+        next.owns().await
+    }
+}
+
+/// Longer than any freeze of a test that is to end well.
+const PAUSE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Answers each request with a generation's name and the length of its body.
+fn serve(owner: &Owner, listener: Listener, name: &'static str) {
+    let service = service_fn(move |request: Request<http::RequestBody>| async move {
+        let slow = request.uri().path() == "/slow";
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        if slow {
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        for task in 0..TASKS {
-            let (load, generation) = (Arc::clone(&load), Arc::clone(generation));
-            tasks.push(tokio::spawn(async move {
-                load.run(&generation, task).await.unwrap();
-            }));
+        let text = format!("{name} {}", body.len());
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+    });
+    http::serve(listener, service, &owner.drain, http::Options::default()).unwrap();
+}
+
+/// Two handles to one listening socket, as two generations have them.
+fn listeners() -> (Listener, Listener, std::net::SocketAddr) {
+    let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = first.local_addr().unwrap();
+    let second = first.try_clone().unwrap();
+    let named = |socket: std::net::TcpListener| {
+        Listener::from_descriptor("http".to_owned(), socket.into()).unwrap()
+    };
+    (named(first), named(second), address)
+}
+
+async fn ask(client: &mut TcpStream, request: &str) -> String {
+    client.write_all(request.as_bytes()).await.unwrap();
+    answer(client).await
+}
+
+/// Reads one response with a length; its head must not say that the connection ends.
+async fn answer(client: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    loop {
+        let mut byte = [0];
+        let count = timeout(PATIENCE, client.read(&mut byte))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            count,
+            1,
+            "closed behind {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
+        bytes.push(byte[0]);
+        if bytes.ends_with(b"\r\n\r\n") {
+            break;
         }
-        let before = load.transfers.load(Ordering::Relaxed);
-        let progress = async {
-            while load.transfers.load(Ordering::Relaxed) < before + 200 {
+    }
+    let head = String::from_utf8(bytes).unwrap().to_lowercase();
+    assert!(!head.contains("connection: close"), "{head}");
+    let length = head
+        .split("content-length: ")
+        .nth(1)
+        .and_then(|rest| rest.split("\r\n").next())
+        .unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    client.read_exact(&mut body).await.unwrap();
+    String::from_utf8(body).unwrap()
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_go_on_in_the_next_generation() {
+    let (listener, shared, address) = listeners();
+    let old = Owner::first(State::new()).await;
+    assert_eq!(old.origin, Origin::Fresh);
+    serve(&old, listener, "old");
+    let mut used = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut used, GET).await, "old 0");
+    let mut half = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut half, GET).await, "old 0");
+    half.write_all(b"GET / HT").await.unwrap();
+    let mut fresh_half = TcpStream::connect(address).await.unwrap();
+    fresh_half.write_all(b"GE").await.unwrap();
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut upload = TcpStream::connect(address).await.unwrap();
+    upload
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        .await
+        .unwrap();
+    // Until the old generation has begun both.
+    while old.drain.running() < 7 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+
+    let new = Generation::start(2, State::new());
+    let new = old.hand_over(new, 7).await;
+    assert_eq!(new.origin, Origin::Generation(1));
+    serve(&new, shared, "new");
+    old.order(&Order::Retire, &[]);
+
+    assert_eq!(ask(&mut used, GET).await, "new 0");
+    assert_eq!(ask(&mut half, "TP/1.1\r\nhost: x\r\n\r\n").await, "new 0");
+    assert_eq!(
+        ask(&mut fresh_half, "T / HTTP/1.1\r\nhost: x\r\n\r\n").await,
+        "new 0"
+    );
+    assert_eq!(ask(&mut silent, GET).await, "new 0");
+    // What was begun is finished where it was begun, and the next goes on.
+    assert_eq!(answer(&mut slow).await, "old 0");
+    // hyper had read this one already, so it is begun too.
+    assert_eq!(answer(&mut slow).await, "old 0");
+    assert_eq!(ask(&mut slow, GET).await, "new 0");
+    assert_eq!(ask(&mut upload, "def").await, "old 6");
+    assert_eq!(ask(&mut upload, GET).await, "new 0");
+    timeout(PATIENCE, old.drain.finished()).await.unwrap();
+    let mut another = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut another, GET).await, "new 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handover_that_is_called_off_leaves_everything_as_it_was() {
+    let (listener, _shared, address) = listeners();
+    let old = Owner::first(State::new()).await;
+    serve(&old, listener, "old");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    assert_eq!(ask(&mut client, GET).await, "old 0");
+    let new = Generation::start(2, State::new());
+    old.send_to(&new, 7, Purpose::Handover).await;
+    assert!(matches!(old.says().await, Report::Converged { .. }));
+    old.order(&Order::Freeze { migration: 7 }, &[]);
+    assert!(matches!(old.says().await, Report::Frozen { .. }));
+    assert!(matches!(new.says().await, Report::Ready { .. }));
+    // Frozen: the request waits, and is not refused.
+    client.write_all(GET.as_bytes()).await.unwrap();
+    let abort = Order::Abort {
+        migration: 7,
+        reason: "the test says so".to_owned(),
+    };
+    old.order(&abort, &[]);
+    let thawed = old.says().await;
+    assert!(
+        matches!(&thawed, Report::Thawed { reason, .. } if reason == "the test says so"),
+        "{thawed:?}"
+    );
+    assert_eq!(answer(&mut client).await, "old 0");
+    // A commit that comes too late is refused.
+    let commit = Order::Commit {
+        migration: 7,
+        alone: false,
+    };
+    new.order(&commit, &[]);
+    let error = new.gives_up().await.to_string();
+    assert!(error.contains("taken the state back"), "{error}");
+}
+
+/// The state of a session: how many messages it has had.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, State_)]
+#[state(name = "session", version = 1, oldest)]
+struct Talk {
+    count: u64,
+}
+
+/// Answers each line, and each text of a WebSocket, with its number and the generation's name.
+fn talk(owner: &Owner, sessions: Sessions<Talk>, name: &'static str) -> Served<Talk> {
+    sessions.serve(&owner.drain, move |mut session, mut leave| async move {
+        loop {
+            if let Some(end) = session.unread().iter().position(|byte| *byte == b'\n') {
+                session.consume(end + 1);
+                session.state.count += 1;
+                let answer = format!("{} {name}\n", session.state.count);
+                session.write_all(answer.as_bytes()).await.ok()?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                leaving = leave.asked() => match leaving {
+                    Leaving::Move => return Some(session),
+                    Leaving::End => return None,
+                },
+                read = session.fill() => {
+                    read.ok().filter(|count| *count > 0)?;
+                }
+            }
+        }
+    })
+}
+
+fn talk_in_frames(owner: &Owner, sessions: Sessions<Talk>, name: &'static str) -> Served<Talk> {
+    sessions.serve(&owner.drain, move |session, mut leave| async move {
+        let mut socket = WebSocket::new(session);
+        loop {
+            tokio::select! {
+                biased;
+                leaving = leave.asked() => match leaving {
+                    Leaving::Move => return socket.into_session().await,
+                    Leaving::End => return socket.say_goodbye().await.ok().and(None),
+                },
+                message = socket.receive() => {
+                    message.ok()??;
+                    socket.state().count += 1;
+                    let text = format!("{} {name}", socket.state().count);
+                    socket.send(Message::Text(text)).await.ok()?;
+                }
+            }
+        }
+    })
+}
+
+fn serve_sockets(owner: &Owner, listener: Listener, frames: Served<Talk>) {
+    let service = service_fn(move |request: Request<http::RequestBody>| {
+        let response = frames.upgrade(&request, Talk { count: 0 }).unwrap();
+        async move { Ok::<_, Infallible>(response.map(|()| Full::new(Bytes::new()))) }
+    });
+    http::serve(listener, service, &owner.drain, http::Options::default()).unwrap();
+}
+
+async fn line(client: &mut TcpStream) -> String {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        let count = timeout(PATIENCE, client.read(&mut byte))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(count, 1, "closed behind {line:?}");
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap().trim_end().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_and_websockets_go_on_with_their_state() {
+    let declare = || {
+        let state = State::new();
+        let (lines, frames) = (state.sessions("lines"), state.sessions("frames"));
+        (state, lines, frames)
+    };
+    let (raw, raw_shared, raw_address) = listeners();
+    let (web, web_shared, web_address) = listeners();
+    let (state, lines, frames) = declare();
+    let old = Owner::first(state).await;
+    let lines = talk(&old, lines, "old");
+    lines.accept(raw, 100, || Talk { count: 0 }).unwrap();
+    let frames = talk_in_frames(&old, frames, "old");
+    serve_sockets(&old, web, frames);
+
+    let mut liner = TcpStream::connect(raw_address).await.unwrap();
+    liner.write_all(b"a\nb\nhal").await.unwrap();
+    assert_eq!(line(&mut liner).await, "1 old");
+    assert_eq!(line(&mut liner).await, "2 old");
+    let client = TcpStream::connect(web_address).await.unwrap();
+    let (mut client, _) = tokio_tungstenite::client_async("ws://test/", client)
+        .await
+        .unwrap();
+    let text = |text: &str| tungstenite::Message::text(text);
+    client.send(text("x")).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), text("1 old"));
+
+    let (state, lines, frames) = declare();
+    let new = old.hand_over(Generation::start(2, state), 7).await;
+    let lines = talk(&new, lines, "new");
+    lines.accept(raw_shared, 100, || Talk { count: 0 }).unwrap();
+    let frames = talk_in_frames(&new, frames, "new");
+    serve_sockets(&new, web_shared, frames);
+    match old.says().await {
+        Report::Moved { moved, left, .. } => {
+            assert_eq!((moved.total(), left.total()), (2, 0));
+        }
+        other => panic!("{other:?} where the count of connections should come"),
+    }
+    liner.write_all(b"f\n").await.unwrap();
+    assert_eq!(line(&mut liner).await, "3 new");
+    client.send(text("y")).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), text("2 new"));
+    client.close(None).await.unwrap();
+    assert!(matches!(
+        client.next().await,
+        Some(Ok(tungstenite::Message::Close(_)))
+    ));
+    old.order(&Order::Retire, &[]);
+    timeout(PATIENCE, old.drain.finished()).await.unwrap();
+    match old.says().await {
+        Report::Gone { moved, cut, .. } => assert_eq!((moved.total(), cut), (2, 0)),
+        other => panic!("{other:?} where the last word should come"),
+    }
+}
+
+/// A counter.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, State_)]
+#[state(name = "counter", version = 1, oldest)]
+struct Counter {
+    value: u64,
+}
+
+fn counters(state: &State) -> Map<u64, Counter> {
+    Map::new(state, "counters")
+}
+
+/// Adds one to counters until told to stop; how often that was acknowledged.
+fn writer(map: Map<u64, Counter>, stop: Arc<AtomicBool>, seed: u64) -> JoinHandle<u64> {
+    tokio::spawn(async move {
+        let mut acknowledged = 0;
+        let mut key = seed;
+        while !stop.load(Ordering::Relaxed) {
+            key = key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let change = |entry: &mut Option<Counter>| {
+                entry.get_or_insert(Counter { value: 0 }).value += 1;
+            };
+            map.update(key >> 54, change).await.unwrap();
+            acknowledged += 1;
+            if acknowledged % 16 == 0 {
                 tokio::task::yield_now().await;
             }
-        };
-        timeout(LIMIT, progress).await.unwrap();
-    }
-    load.ends.store(true, Ordering::Relaxed);
-    for task in timeout(LIMIT, join_all(tasks)).await.unwrap() {
-        task.unwrap();
-    }
-    let last = &generations[2];
-    let mut added = 0;
-    for task in 0..TASKS {
-        let expected = load.added[task as usize].load(Ordering::Relaxed);
-        let found = last.map.get(&(100 + task)).await.unwrap();
-        assert_eq!(found, Some(number(expected)), "task {task}");
-        added += expected;
-    }
-    assert_eq!(last.cell.get().await.unwrap(), number(added));
-    let transfers = load.transfers.load(Ordering::Relaxed);
-    let pushed = load.pushed.load(Ordering::Relaxed) + transfers;
-    assert_eq!(last.log.len().await.unwrap(), pushed);
-    let entries = last.map.entries().await.unwrap();
-    let accounts = entries.iter().filter(|(key, _)| *key < ACCOUNTS);
-    let total: u64 = accounts.map(|(_, account)| account.value).sum();
-    assert_eq!(total, ACCOUNTS * BALANCE);
-    let others = entries.iter().filter(|(key, _)| *key >= 5000);
-    assert_eq!(others.count(), 4000);
-    // The first generation asks the last by way of the second.
-    assert_eq!(
-        generations[0].map.len().await.unwrap(),
-        entries.len() as u64
-    );
+        }
+        acknowledged
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generations_of_different_versions_speak_the_older_one() {
-    let states = [State::new(), State::new(), State::new()];
-    let old: Map<u64, Number> = Map::new(&states[0], "map");
-    let new: Map<u64, Number2> = Map::new(&states[1], "map");
-    let again: Map<u64, Number> = Map::new(&states[2], "map");
-    old.insert(1, number(1)).await.unwrap();
-    block_in_place(|| hand_over(&states[0].core, &states[1].core));
-    let change = |held: &mut Option<Number2>| {
-        if let Some(held) = held {
-            held.note = "kept".to_owned();
-        }
-    };
-    new.update(1, change).await.unwrap();
-    let add = |held: &mut Option<Number>| held.as_mut().map(|held| held.value += 1);
-    assert_eq!(old.update(1, add).await.unwrap(), Some(()));
-    let expected = Number2 {
-        value: 2,
-        note: "kept".to_owned(),
-    };
-    assert_eq!(new.get(&1).await.unwrap(), Some(expected));
-    // Down again: the newer program is the one that asks now.
-    block_in_place(|| hand_over(&states[1].core, &states[2].core));
-    let entry = Number2 {
-        value: 7,
-        note: "lost, for the owner has no room for it".to_owned(),
-    };
-    new.insert(2, entry).await.unwrap();
-    assert_eq!(again.get(&2).await.unwrap(), Some(number(7)));
-    assert_eq!(old.update(2, add).await.unwrap(), Some(()));
-    assert_eq!(again.get(&2).await.unwrap(), Some(number(8)));
+async fn no_acknowledged_write_is_lost_and_none_counts_twice() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let state = State::new();
+    let map = counters(&state);
+    let mut owner = Owner::first(state).await;
+    let mut last = map.clone();
+    let mut writers = vec![writer(map, Arc::clone(&stop), 1)];
+    let mut former = Vec::new();
+    for generation in 2..=8 {
+        let state = State::new();
+        let map = counters(&state);
+        let next = owner
+            .hand_over(Generation::start(generation, state), generation)
+            .await;
+        // Those of every generation before go on, over one link or several.
+        last = map.clone();
+        writers.push(writer(map, Arc::clone(&stop), generation));
+        former.push(std::mem::replace(&mut owner, next));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = 0;
+    for writer in writers {
+        acknowledged += timeout(PATIENCE, writer).await.unwrap().unwrap();
+    }
+    let held = last.entries().await.unwrap();
+    let sum: u64 = held.iter().map(|(_, counter)| counter.value).sum();
+    assert_eq!(sum, acknowledged);
+    assert!(acknowledged > 1000, "{acknowledged}");
 }

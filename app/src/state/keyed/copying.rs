@@ -19,8 +19,9 @@ use heirloom_state_codec::{
 
 use super::{Keyed, Kind, ShardOf, SlotOf};
 use crate::state::{
-    declared::declare,
+    declared::{Declared, declare},
     error::StoreError,
+    outgoing::Beside,
     store::{Budget, Form, Outlet, Pending, Progress},
     turn::lock,
 };
@@ -53,7 +54,7 @@ impl Default for Copies {
 
 /// A copy under way.
 #[derive(Debug)]
-struct Copying {
+pub(super) struct Copying {
     number: u32,
     section: SectionId,
     attic: Option<SectionId>,
@@ -97,20 +98,7 @@ impl<T: Kind> Keyed<T> {
         let declared = declare::<T::Codec, T::Value>(identity, form, self.count(), stored);
         let mut copies = lock(&self.copies);
         copies.last = copies.last.wrapping_add(1).max(1);
-        copies.now = Some(Copying {
-            number: copies.last,
-            section: declared.section.id,
-            attic: declared.attic.as_ref().map(|attic| attic.id),
-            version: declared.section.schema.version,
-            base: 0,
-            round: 0,
-            entered: false,
-            batch_entries: copies.batch_entries,
-            context: Context::default(),
-            sent_entries: 0,
-            sent_bytes: 0,
-            scratch: Scratch::default(),
-        });
+        copies.now = Some(Copying::new(copies.last, &declared, copies.batch_entries));
         Ok(declared.into_sections())
     }
 
@@ -148,7 +136,6 @@ impl<T: Kind> Keyed<T> {
             let shard = &mut *self.lock(copying.round);
             if copying.round_batch::<T>(shard, out.writer)? == Progress::Done {
                 copying.round += 1;
-                copying.entered = false;
             }
             if budget.is_spent(out.writer) && copying.round < T::SHARDS {
                 return Ok(Progress::More);
@@ -195,7 +182,25 @@ impl<T: Kind> Keyed<T> {
 }
 
 impl Copying {
-    fn base_batch<T: Kind>(
+    pub(super) fn new(number: u32, declared: &Declared, batch_entries: usize) -> Self {
+        Self {
+            number,
+            section: declared.section.id,
+            attic: declared.attic.as_ref().map(|attic| attic.id),
+            version: declared.section.schema.version,
+            base: 0,
+            round: 0,
+            entered: false,
+            batch_entries,
+            context: Context::default(),
+            sent_entries: 0,
+            sent_bytes: 0,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Writes some entries of the base; done once it has come to the shard's end.
+    pub(super) fn base_batch<T: Kind>(
         &mut self,
         shard: &mut ShardOf<T>,
         writer: &mut SnapshotWriter,
@@ -224,7 +229,8 @@ impl Copying {
         Ok(Progress::Done)
     }
 
-    fn round_batch<T: Kind>(
+    /// Writes some of what has changed; done once all that had when the round came here is written.
+    pub(super) fn round_batch<T: Kind>(
         &mut self,
         shard: &mut ShardOf<T>,
         writer: &mut SnapshotWriter,
@@ -245,11 +251,11 @@ impl Copying {
             }
         }
         self.write::<T>(shard, writer, false)?;
-        Ok(if shard.sending.is_empty() {
-            Progress::Done
-        } else {
-            Progress::More
-        })
+        if !shard.sending.is_empty() {
+            return Ok(Progress::More);
+        }
+        self.entered = false;
+        Ok(Progress::Done)
     }
 
     /// Tells what has gone.
@@ -326,20 +332,13 @@ impl Copying {
                 if let Some(slot) = shard.slot_mut(entry.slot) {
                     let key = &bytes[entry.key.clone()];
                     let version = slot.version;
-                    let replaced = slot.attic_sent(self.number);
-                    let sent = match (&entry.attic, replaced) {
-                        (Some(record), None) if base => {
-                            Some(writer.bulk(attic, version, key, record)?)
-                        }
-                        (Some(record), replaced) => {
-                            Some(writer.upsert(attic, version, key, record, replaced)?)
-                        }
-                        (None, Some(replaced)) => {
-                            writer.tombstone(attic, version, key, Some(replaced))?;
-                            None
-                        }
-                        (None, None) => None,
+                    let beside = Beside {
+                        key,
+                        version,
+                        record: entry.attic.as_deref(),
+                        replaced: slot.attic_sent(self.number),
                     };
+                    let sent = beside.write(writer, attic, base)?;
                     slot.set_attic_sent(self.number, sent);
                 }
             }

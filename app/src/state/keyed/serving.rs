@@ -2,9 +2,10 @@
 
 use heirloom_state_codec::{Change, Lineage, Records, SchemaRef, SectionDescriptor, SectionTotal};
 
-use super::{Handle, Kind, Staged};
+use super::{Handle, Keyed, Kind, Staged};
 use crate::state::{
     error::{StateError, StoreError},
+    remote::lowered,
     store::{Boxed, Budget, Form, Outlet, Pending, Progress, Seen, Store, Wanted},
     transaction::Group,
 };
@@ -71,7 +72,7 @@ impl<T: Kind> Store for Handle<T> {
         Box::pin(async move {
             let key = T::decode_key(key)?;
             let (held, value) = Self::see(self, &key).await?;
-            let lowered = value.map(|value| super::Keyed::<T>::lowered(version, &value));
+            let lowered = value.map(|value| lowered::<T::Codec, T::Value>(version, &value));
             let seen = lowered.transpose()?.map(|value| Seen {
                 version: held,
                 value,
@@ -84,8 +85,8 @@ impl<T: Kind> Store for Handle<T> {
         Box::pin(async move {
             let entries = Self::entries(self).await?;
             let each = entries.iter().map(|(key, value)| {
-                let key = super::Keyed::<T>::key_bytes(key)?;
-                Ok((key, super::Keyed::<T>::lowered(version, value)?))
+                let key = Keyed::<T>::key_bytes(key)?;
+                Ok((key, lowered::<T::Codec, T::Value>(version, value)?))
             });
             each.collect()
         })

@@ -12,6 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use hashbrown::HashTable;
 use heirloom_state_codec::{AtticRecord, EntryHash};
 
+use crate::state::incoming::Received;
+
 /// The number of no copy.
 pub(super) const NO_COPY: u32 = 0;
 
@@ -324,14 +326,6 @@ pub(super) enum Stored {
     AsItIs,
     /// This.
     Now(Option<AtticRecord>),
-}
-
-/// What comes with an entry that is received.
-#[derive(Debug)]
-pub(super) struct Received {
-    pub(super) version: u64,
-    pub(super) hash: EntryHash,
-    pub(super) stored: Option<AtticRecord>,
 }
 
 impl<K, V> Slot<K, V> {

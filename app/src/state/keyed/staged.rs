@@ -5,12 +5,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use heirloom_state_codec::{AtticRecord, Context, MigrateError, read_entry, write_entry};
+use heirloom_state_codec::AtticRecord;
 
-use super::{Handle, Keyed, Kind, Locked, SlotOf, Stored};
+use super::{Handle, Keyed, Kind, Locked, Stored};
 use crate::state::{
     error::StateError,
     link::{self, Link, Part, WantedChange},
+    remote::{lowered, raised, raised_over},
     transaction::{Draft, Group, LockedGroup},
 };
 
@@ -92,7 +93,7 @@ impl<T: Kind> Staged<T> {
             Some(None) => Fate::Remove,
             Some(Some(bytes)) => {
                 // Whether it can be read is known before any lock is taken.
-                Keyed::<T>::raised(version, bytes)?;
+                raised::<T::Codec, T::Value>(version, bytes)?;
                 Fate::PutFrom(version, bytes.to_vec())
             }
         };
@@ -142,12 +143,12 @@ impl<T: Kind> Group for Staged<T> {
             let change = match &entry.fate {
                 Fate::Stay => link::Fate::Stay,
                 Fate::Put(value) | Fate::PutRaised(value, _) => {
-                    link::Fate::Put(Keyed::<T>::lowered(version, value)?)
+                    link::Fate::Put(lowered::<T::Codec, T::Value>(version, value)?)
                 }
                 Fate::PutFrom(from, bytes) if *from == version => link::Fate::Put(bytes.clone()),
                 Fate::PutFrom(from, bytes) => {
-                    let value = Keyed::<T>::raised(*from, bytes)?;
-                    link::Fate::Put(Keyed::<T>::lowered(version, &value)?)
+                    let value = raised::<T::Codec, T::Value>(*from, bytes)?;
+                    link::Fate::Put(lowered::<T::Codec, T::Value>(version, &value)?)
                 }
                 Fate::Remove => link::Fate::Remove,
             };
@@ -187,7 +188,8 @@ impl<T: Kind> LockedGroup for LockedStaged<'_, T> {
                 return Ok(false);
             }
             if let Fate::PutFrom(version, bytes) = &entry.fate {
-                let (value, stored) = raised_over::<T>(slot, *version, bytes)?;
+                let present = slot.and_then(|slot| Some((slot.value()?, slot.stored())));
+                let (value, stored) = raised_over::<T::Codec, T::Value>(present, *version, bytes)?;
                 entry.fate = Fate::PutRaised(value, stored);
             }
         }
@@ -215,26 +217,4 @@ impl<T: Kind> LockedGroup for LockedStaged<'_, T> {
             }
         }
     }
-}
-
-/// A value that an older generation wrote over an entry. It does not know what newer versions have, so
-/// that stays as it was: it is put aside from the present value and given back to the new one.
-fn raised_over<T: Kind>(
-    slot: Option<&SlotOf<T>>,
-    version: u32,
-    bytes: &[u8],
-) -> Result<(T::Value, Option<AtticRecord>), MigrateError> {
-    let context = &mut Context::default();
-    let mut aside = None;
-    if let Some(slot) = slot
-        && let Some(value) = slot.value()
-    {
-        let present = &mut Vec::new();
-        aside = write_entry::<T::Codec, T::Value>(value, version, slot.stored(), present, context)?;
-    }
-    if let Some(record) = &mut aside {
-        record.base = AtticRecord::base_of(bytes);
-    }
-    let entry = read_entry::<T::Codec, T::Value>(version, bytes, aside, context)?;
-    Ok((entry.value, entry.attic))
 }

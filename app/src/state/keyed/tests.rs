@@ -1,5 +1,7 @@
 //! A copy gives what a plain map would hold, whatever is done while it is made.
 
+mod races;
+
 use std::{
     collections::{BTreeMap, HashMap},
     marker::PhantomData,

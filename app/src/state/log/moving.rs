@@ -11,7 +11,7 @@ use heirloom_state_codec::{
 
 use super::{Entries, Log};
 use crate::state::{
-    declared::{Identity, accept, declare},
+    declared::{Identity, accept, declare, undeclared},
     error::StoreError,
     keyed::{Value, report},
     store::{Budget, Form, Outlet, Pending, Progress},
@@ -167,10 +167,7 @@ where
     ) -> Result<(), StoreError> {
         let mut moving = self.moving();
         let Moving::Taking(taking) = &mut *moving else {
-            return Err(StoreError::Other(format!(
-                "{} was not declared; the program that wrote it is at fault",
-                section.name
-            )));
+            return Err(undeclared(section));
         };
         let mut entries = self.entries_now();
         for record in records {

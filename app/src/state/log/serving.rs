@@ -11,6 +11,7 @@ use crate::state::{
     error::{StateError, StoreError},
     keyed::Value,
     link::{Fate, Link, Part, WantedChange},
+    remote::{lowered, raised},
     store::{Boxed, Budget, Form, Outlet, Pending, Progress, Seen, Store, Wanted},
     transaction::{Draft, Group, LockedGroup},
     turn::lock,
@@ -95,7 +96,7 @@ where
             };
             Ok(Some(Seen {
                 version: ENTRY_VERSION,
-                value: Self::lowered(version, &value)?,
+                value: lowered::<C, T>(version, &value)?,
             }))
         })
     }
@@ -109,7 +110,7 @@ where
             let each = (first..).zip(&values).map(|(position, value)| {
                 Ok((
                     position.to_le_bytes().to_vec(),
-                    Self::lowered(version, value)?,
+                    lowered::<C, T>(version, value)?,
                 ))
             });
             each.collect()
@@ -124,7 +125,7 @@ where
                     if one.expected > 0 && appended.values.is_empty() {
                         appended.expected = Some(one.expected - 1);
                     }
-                    appended.values.push(Self::raised(version, bytes)?);
+                    appended.values.push(raised::<C, T>(version, bytes)?);
                 }
                 // What was read of a log stays as it was.
                 None => {}
@@ -198,7 +199,7 @@ where
             changes.push(WantedChange {
                 key: ITSELF.to_vec(),
                 expected: self.expected.map_or(0, |length| length + 1),
-                change: Fate::Put(Log::<T, C>::lowered(version, value)?),
+                change: Fate::Put(lowered::<C, T>(version, value)?),
             });
         }
         Ok(Draft {
