@@ -14,6 +14,7 @@ import asyncio
 import os
 import socket
 import sys
+from contextlib import suppress
 
 from heirloom_native import Native
 from store import LARGEST_NUMBER, Full, Store
@@ -45,10 +46,11 @@ def inherited_listener():
 
 
 def say(text):
-    """Tells the supervisor something, as sd_notify(3) does."""
+    """Tells the supervisor something, as sd_notify(3) does. That nobody listens changes nothing."""
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
+            channel.setblocking(False)
             # A leading @ stands for the NUL of an abstract name.
             channel.sendto(text.encode(), "\0" + path[1:] if path[0] == "@" else path)
 

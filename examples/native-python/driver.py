@@ -10,13 +10,13 @@ import os
 import select
 import shlex
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 
-from messages import MOST_DESCRIPTORS, build, parse
+from messages import build, parse
 
 DEADLINE_S = 10  # for anything a program is to do; reached only when it fails
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -43,10 +43,10 @@ class Generation:
             os.environ, LISTEN_FDS="1", LISTEN_FDNAMES="http", NOTIFY_SOCKET=path, HEIRLOOM_FD="4",
             HEIRLOOM_GENERATION=str(self.number), HEIRLOOM_SERVICE="test",
         )  # fmt: skip
-        wanted = [service.listener.fileno(), theirs.fileno()]
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD) for fd in wanted]
-        moves = [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(high)]
-        moves.append((os.POSIX_SPAWN_DUP2, service.errors.fileno(), 2))
+        output = service.errors.fileno()
+        wanted = {1: output, 2: output, 3: service.listener.fileno(), 4: theirs.fileno()}
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD) for fd in wanted.values()]
+        moves = [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(high, wanted)]
         # The shell knows the number of the process that it becomes.
         script = ["sh", "-c", 'export LISTEN_PID=$$; exec "$@"', "sh", *PROGRAM]
         self.pid = os.posix_spawn("/bin/sh", script, environment, file_actions=moves)
@@ -71,7 +71,9 @@ class Generation:
         assert data, f"{name} was expected of generation {self.number}; it is gone"
         report = parse(data)
         assert report["MESSAGE"] == name, f"{name} was expected; this came: {report}"
-        return {key: int(value) if str(value).isdecimal() else value for key, value in report.items()}
+        return {
+            key: int(value) if str(value).isdecimal() else value for key, value in report.items()
+        }
 
     def silent(self):
         """Whether nothing was said that has not been read; its end is nothing said."""
@@ -96,9 +98,16 @@ class Generation:
         return self.ended()
 
     def descriptors(self):
-        return sorted(
-            os.readlink(f"/proc/{self.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{self.pid}/fd")
-        )
+        """What it has open at the moment."""
+        directory, found = f"/proc/{self.pid}/fd", []
+        for fd in os.listdir(directory):
+            with suppress(FileNotFoundError):  # closed in between
+                found.append(os.readlink(f"{directory}/{fd}"))
+        return sorted(found)
+
+    def idle(self):
+        """Whether it has nothing open but what it had before its first connection."""
+        return self.descriptors() == self.at_rest
 
     def close(self):
         self.kill()
@@ -130,6 +139,10 @@ class Service:
         generation = self.start()
         generation.order("BEGIN")
         generation.ready()
+        # What is open for a moment only, such as a connection, is not there both times.
+        before = generation.descriptors()
+        self.text("GET", "/hello")
+        generation.at_rest = [name for name in generation.descriptors() if name in before]
         return generation
 
     def close(self):
@@ -161,7 +174,9 @@ class Service:
 class Migration:
     """One attempt to hand over, with its orders given."""
 
-    def __init__(self, old, new, purpose="handover", freeze_usec=FREEZE_USEC, held=False, reads=None):
+    def __init__(
+        self, old, new, purpose="handover", freeze_usec=FREEZE_USEC, held=False, reads=None
+    ):
         service = old.service
         service.migrations += 1
         self.number, self.old, self.new = service.migrations, old, new

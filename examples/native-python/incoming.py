@@ -98,6 +98,8 @@ class New:
     def say(self, name, **fields):
         """Says something on the lifeline; false if the old generation has taken the state back, or
         is dead. There is room for all that is ever said, so this does not wait."""
+        if self.lifeline is None:
+            return False
         try:
             self.lifeline.send(build(name, **fields), socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
@@ -105,11 +107,10 @@ class New:
         return True
 
     def applied(self, number):
-        if self.lifeline:
-            self.say("APPLIED", ROUND=number)
+        self.say("APPLIED", ROUND=number)
 
     async def take_over(self):
-        self.reader = Reader(self.accept, self.applied)
+        self.reader = Reader(self.accept, self.store.take, self.applied)
         try:
             while not self.reader.ended:
                 piece = await self.piece()
@@ -120,7 +121,6 @@ class New:
             self.reader.finish()
             if not self.lifeline and os.read(self.stream, 1):
                 raise Damaged("bytes follow the end mark")
-            self.store.load(self.reader)
         except Damaged as error:
             self.happens("unusable", f"the state cannot be taken over: {error}")
         except Exception as error:  # whatever it is, the old generation must go on

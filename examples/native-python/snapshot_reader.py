@@ -49,11 +49,14 @@ class Cursor:
 
 
 class Reader:
-    """Reads one snapshot. `accept` is called once with the sections and may raise `Damaged`;
-    `applied` with the number of each round whose changes have all been applied."""
+    """Reads one snapshot. `accept` is called once with the sections; `changed` for each record, with
+    section, version, key and value (`None` if the entry was removed); `applied` with the number of
+    each round whose changes have all been applied. They may raise `Damaged`."""
 
-    def __init__(self, accept=lambda sections: None, applied=lambda number: None):
-        self.accept, self.applied = accept, applied
+    def __init__(self, accept=None, changed=None, applied=None):
+        self.accept = accept or (lambda sections: None)
+        self.changed = changed or (lambda *record: None)
+        self.applied = applied or (lambda number: None)
         self.app = None
         self.migration = self.generation = None
         self.sections = {}
@@ -278,6 +281,7 @@ class Reader:
         if value is not None:
             section.sum += form.hash_of(record)
             section.entries[key] = version, value
+        self.changed(section, version, key, value)
 
     def _end(self, cursor):
         if not self.frozen:

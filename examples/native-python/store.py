@@ -42,6 +42,7 @@ class Store:
         self.counters = Table(counters, is_number)
         self.notes = Table(notes, is_note)
         self.tables = [self.counters, self.notes]
+        self.named = {table.section.name: table for table in self.tables}
         self.version = 0  # of the last change; each change has the next
         self.open = asyncio.Event()
         self.given_away = False  # the next generation owns the state: this one is out of date
@@ -82,26 +83,28 @@ class Store:
     def sections(self):
         return [table.section for table in self.tables]
 
-    def load(self, reader):
-        """Takes over what a reader holds; raises `Damaged` for what is not of the shape."""
-        named = {section.name: section for section in reader.sections.values()}
-        for table in self.tables:
-            section = named.get(table.section.name)
-            for key, (version, value) in section.entries.items() if section else ():
-                try:
-                    key, value = cbor.decode(key), cbor.decode(value)
-                except cbor.NotCbor as error:
-                    raise Damaged(f"section {section.name!r}: {error}") from error
-                if not isinstance(key, str) or not table.fits(value):
-                    raise Damaged(f"section {section.name!r}: an entry is not of its shape")
-                table.entries[key] = version, value
-                self.version = max(self.version, version)
+    def take(self, section, version, key, value):
+        """Takes a change over from a snapshot; raises `Damaged` for what is not of the shape."""
+        table = self.named.get(section.name)
+        if table is None:
+            return
+        try:
+            key, value = cbor.decode(key), None if value is None else cbor.decode(value)
+        except cbor.NotCbor as error:
+            raise Damaged(f"section {section.name!r}: {error}") from error
+        if not isinstance(key, str) or not (value is None or table.fits(value)):
+            raise Damaged(f"section {section.name!r}: an entry is not of its shape")
+        self.version = max(self.version, version)
+        if value is None:
+            table.entries.pop(key, None)
+        else:
+            table.entries[key] = version, value
 
     def accept(self, sections):
         """Refuses what this program does not understand, before anything of it is decoded."""
-        known = {table.section.name: table.section for table in self.tables}
         for section in sections.values():
-            ours = known.get(section.name)
+            table = self.named.get(section.name)
+            ours = table and table.section
             if ours is None and section.required:
                 raise Damaged(f"this program has no use for section {section.name!r}, "
                               "which must not be lost; start a version that has")  # fmt: skip

@@ -17,6 +17,8 @@ pub enum State {
     Verified,
     /// It says on the lifeline that it owns the state.
     Committing,
+    /// The other side did not take that: it has the state back, or is dead, which the supervisor will say.
+    Refused,
     /// It owns the state.
     Owning,
     /// It does not own the state and never will: it ends.
@@ -107,7 +109,7 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
         },
         State::Committing => match event {
             Event::Queued => (State::Owning, &[Own, TellCommitted]),
-            Event::Refused => (State::Dismissed, &[GiveUp]),
+            Event::Refused => (State::Refused, &[]),
             // The supervisor knows that the other side died, and that is why it was refused.
             Event::CommitAlone => (State::Owning, &[Own, TellCommitted]),
             // It may be in the queue already: only the lifeline's answer counts now.
@@ -118,6 +120,17 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Verified
             | Event::Unusable
             | Event::Commit => (State::Committing, &[]),
+        },
+        State::Refused => match event {
+            Event::CommitAlone => (State::Owning, &[Own, TellCommitted]),
+            Event::Abort | Event::SupervisorGone => (State::Dismissed, &[GiveUp]),
+            Event::Begin
+            | Event::Receive
+            | Event::Verified
+            | Event::Unusable
+            | Event::Commit
+            | Event::Queued
+            | Event::Refused => (State::Refused, &[]),
         },
         State::Owning => match event {
             Event::Begin
@@ -150,11 +163,12 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
 mod tests {
     use super::*;
 
-    const STATES: [State; 6] = [
+    const STATES: [State; 7] = [
         State::Greeting,
         State::Receiving,
         State::Verified,
         State::Committing,
+        State::Refused,
         State::Owning,
         State::Dismissed,
     ];
@@ -174,7 +188,7 @@ mod tests {
     /// The whole table once more: a row a state, a column an event in the order of `EVENTS`. `.`
     /// stays; otherwise the next state's letter and, behind it, the actions: r read, v tell ready,
     /// x tell reject, c say committed, o own, w tell committed, g give up.
-    const TABLE: [(State, [&str; 10]); 6] = [
+    const TABLE: [(State, [&str; 10]); 7] = [
         (
             State::Greeting,
             ["O:o", "R:r", ".", ".", ".", ".", ".", ".", "D:g", "D:g"],
@@ -189,7 +203,11 @@ mod tests {
         ),
         (
             State::Committing,
-            [".", ".", ".", ".", ".", "O:ow", "O:ow", "D:g", ".", "."],
+            [".", ".", ".", ".", ".", "O:ow", "O:ow", "F:", ".", "."],
+        ),
+        (
+            State::Refused,
+            [".", ".", ".", ".", ".", "O:ow", ".", ".", "D:g", "D:g"],
         ),
         (
             State::Owning,
@@ -211,6 +229,7 @@ mod tests {
             State::Receiving => 'R',
             State::Verified => 'V',
             State::Committing => 'C',
+            State::Refused => 'F',
             State::Owning => 'O',
             State::Dismissed => 'D',
         };
@@ -242,7 +261,8 @@ mod tests {
                 let (next, actions) = step(state, event);
                 if next == State::Owning && state != State::Owning {
                     assert!(actions.contains(&Action::Own));
-                    let verified = matches!(state, State::Verified | State::Committing);
+                    let verified =
+                        matches!(state, State::Verified | State::Committing | State::Refused);
                     let fresh = (state, event) == (State::Greeting, Event::Begin);
                     assert!(verified || fresh, "{event:?} in {state:?}");
                 }

@@ -95,19 +95,14 @@ impl Taking {
 
     /// Reads once, and takes what is complete.
     pub(super) fn go_on(&mut self) -> Result<Took, TakeError> {
-        let count = match self.stream.read(self.reader.space()) {
-            Ok(count) => count,
-            Err(error) => match error.kind() {
-                // Somebody else woke the keeper.
-                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => return Ok(Took::More),
-                _other => return Err(error.into()),
-            },
+        let Some(count) = self.fill()? else {
+            // Somebody else woke the keeper.
+            return Ok(Took::More);
         };
         if count == 0 {
+            // Too soon: the end mark would have been the end.
             self.reader.finish()?;
-            return self.verified();
         }
-        self.reader.filled(count);
         while let Some(event) = self.reader.poll()? {
             let mut room = Room {
                 migration: self.migration,
@@ -121,15 +116,32 @@ impl Taking {
                 self.end = Some(end);
             }
         }
-        Ok(Took::More)
+        let Some(end) = self.end.take() else {
+            return Ok(Took::More);
+        };
+        // The end mark is the end, also where the other side keeps the stream open; but what it has
+        // written behind it is wrong.
+        self.fill()?;
+        self.reader.finish()?;
+        self.verified(&end)
+    }
+
+    /// Reads once: how much, 0 at the end of the stream; none if nothing is there now.
+    fn fill(&mut self) -> Result<Option<usize>, TakeError> {
+        match self.stream.read(self.reader.space()) {
+            Ok(count) => {
+                self.reader.filled(count);
+                Ok(Some(count))
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(None),
+                _other => Err(error.into()),
+            },
+        }
     }
 
     /// Compares what is held with what the writer held.
-    fn verified(&mut self) -> Result<Took, TakeError> {
-        // The reader has seen the end mark, or it would have found the stream too short.
-        let Some(end) = &self.end else {
-            return Ok(Took::More);
-        };
+    fn verified(&self, end: &End) -> Result<Took, TakeError> {
         let mut held: Vec<_> = self
             .stores
             .iter()

@@ -146,6 +146,7 @@ fn state_of(report: &Report) -> String {
         pause_ms,
         snapshot_bytes,
         delta_rounds,
+        connections_moved,
         ..
     } = report;
     if report.strategy != "handover" {
@@ -156,7 +157,12 @@ fn state_of(report: &Report) -> String {
         more => format!("{more} rounds"),
     };
     let bytes = size(*snapshot_bytes);
-    format!(", paused {pause_ms:.1} ms, {bytes} of state in {rounds}")
+    let connections = match connections_moved {
+        0 => String::new(),
+        1 => ", 1 connection moved".to_owned(),
+        more => format!(", {more} connections moved"),
+    };
+    format!(", paused {pause_ms:.1} ms, {bytes} of state in {rounds}{connections}")
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The longest request, in bytes, its newline included.
@@ -148,6 +150,10 @@ pub(crate) enum EventKind {
     Restored,
     /// It was told to finish and end.
     Draining,
+    /// Connections have gone to the new generation.
+    Moved,
+    /// It has given its state away, finished, and is about to end.
+    Drained,
     /// It was killed.
     Killed,
     /// Nothing of it is left.
@@ -257,6 +263,9 @@ pub(crate) struct Report {
     pub(crate) snapshot_bytes: u64,
     pub(crate) delta_rounds: u64,
     pub(crate) connections_moved: u64,
+    /// The same and more by protocol, as the old generation counts them; none if it does not.
+    #[serde(default)]
+    pub(crate) connections: Option<Connections>,
     /// The last lines the failed generation wrote to its standard error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) stderr: Vec<String>,
@@ -274,6 +283,32 @@ pub(crate) struct Saved {
     pub(crate) rounds: u64,
     /// How long the state stood still.
     pub(crate) pause_ms: f64,
+}
+
+/// What became of the old generation's connections, by protocol. In a status this goes on being counted
+/// until that generation has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Connections {
+    /// They are served by the new generation.
+    pub(crate) moved: BTreeMap<String, u64>,
+    /// They are served by the old one still: a request runs, or their protocol does not let them move.
+    pub(crate) left: BTreeMap<String, u64>,
+    /// They were cut off at the end of the drain.
+    pub(crate) cut: u64,
+}
+
+impl Connections {
+    /// Counts another process's in.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let add = |sum: &mut BTreeMap<String, u64>, counts: &BTreeMap<String, u64>| {
+            for (protocol, count) in counts {
+                *sum.entry(protocol.clone()).or_default() += count;
+            }
+        };
+        add(&mut self.moved, &other.moved);
+        add(&mut self.left, &other.left);
+        self.cut += other.cut;
+    }
 }
 
 /// What came of a handover.

@@ -87,6 +87,8 @@ fn log(event: &Event) {
         | EventKind::Saved
         | EventKind::Restored
         | EventKind::Draining
+        | EventKind::Moved
+        | EventKind::Drained
         | EventKind::Killed
         | EventKind::Gone
         | EventKind::Committed

@@ -87,6 +87,8 @@ pub(crate) enum ServiceInput {
     /// The programs that were replaced take no new connections any more, or were waited for long
     /// enough.
     Parted,
+    /// The programs that were replaced do not say in time how many connections have moved.
+    Uncounted,
     /// A start that found no program is tried again.
     StartAgain,
     /// A slot's wait is over.

@@ -26,6 +26,7 @@ use super::output::{Output, Standard};
 use super::plan::{Plan, Unusable};
 use super::store::Store;
 use super::timer::Timer;
+use crate::control::protocol::Connections;
 use crate::core::generation::Phase;
 use crate::core::service::{Generation, PlanId, ProcessId};
 use crate::sys::spawn::{self, Command, Environment};
@@ -90,6 +91,8 @@ pub(crate) struct Native {
     /// What it said of itself; none as long as it may be a plain program.
     pub(crate) hello: Option<Hello>,
     pub(crate) custody: Custody,
+    /// What became of its connections, once it has given its state away and said so.
+    pub(crate) connections: Option<Connections>,
     /// Whether nothing more will be heard of it.
     pub(crate) deaf: bool,
     /// Whether its state comes from a file.

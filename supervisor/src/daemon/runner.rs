@@ -9,6 +9,7 @@
 //! * Native programs: they are spoken with in [`natives`]; their state moves in [`migrations`], to
 //!   [`outcomes`], is saved in [`saves`] and taken up in [`restores`].
 
+mod connections;
 mod deadlines;
 mod handovers;
 mod lives;
@@ -201,7 +202,7 @@ impl Runner {
             return;
         }
         self.stop_wanted = false;
-        self.parted();
+        self.report_parting();
         self.starting_again = None;
         for job in self
             .jobs
@@ -229,6 +230,7 @@ impl Runner {
             ServiceInput::Process(process, input) => self.on_process(process, input),
             ServiceInput::StoredClosed(key) => self.store.closed(key),
             ServiceInput::Parted => self.parted(),
+            ServiceInput::Uncounted => self.report_parting(),
             ServiceInput::StartAgain => self.start_anew(),
             ServiceInput::Drafted(number, made) => self.drafted(number, *made),
             ServiceInput::SaveOver(number) => self.save_took_too_long(number),

@@ -9,6 +9,7 @@
 
 mod cold_restart;
 mod commands;
+mod counted;
 mod deploy_recipe;
 mod deploys;
 mod failing_programs;
@@ -23,6 +24,7 @@ mod matrix;
 mod memory;
 mod native_failures;
 mod native_handovers;
+mod native_python;
 mod notifications;
 mod programs;
 mod readiness;

@@ -48,7 +48,7 @@ pub(super) fn serve(keeper: Keeper) {
         frozen_at: None,
         frozen_usec: 0,
         reason: String::new(),
-        retire: false,
+        asked: None,
     }
     .serve();
 }
@@ -70,8 +70,8 @@ struct Giver {
     frozen_usec: u64,
     /// Why what is told next has happened.
     reason: String,
-    /// The order to finish came while the state was nobody's to give up.
-    retire: bool,
+    /// The order to finish, or the supervisor's end, came while it was open who owns the state.
+    asked: Option<Event>,
 }
 
 impl Giver {
@@ -106,15 +106,17 @@ impl Giver {
             let (state, actions) = source::step(before, event);
             self.state = state;
             let nobodys = matches!(before, State::Freezing | State::Frozen | State::Resolving);
-            let asked = matches!(event, Event::Retire | Event::SupervisorGone);
-            self.retire |= nobodys && asked && event == Event::Retire;
+            // These are facts, not events that pass: they are acted upon once more when it is clear who
+            // owns the state.
+            if nobodys && matches!(event, Event::Retire | Event::SupervisorGone) {
+                self.asked = Some(event);
+            }
             for action in actions {
                 events.extend(self.act(*action));
             }
             let settled = matches!(state, State::Serving | State::Yielded);
-            if self.retire && settled {
-                self.retire = false;
-                events.push_back(Event::Retire);
+            if settled {
+                events.extend(self.asked.take());
             }
         }
     }

@@ -61,6 +61,8 @@ pub(crate) struct Parting {
     pub(super) plan: PlanId,
     pub(super) report: Report,
     pub(super) _watch: Timer,
+    /// Runs while the report waits for counts of connections, and for nothing else.
+    pub(super) counts: Option<Timer>,
 }
 
 /// A client that waits for the end of a probation.

@@ -49,6 +49,14 @@ impl Runner {
             | Report::Thawed { migration, .. }
             | Report::Yielded { migration, .. }
             | Report::Saved { migration, .. } => *migration,
+            Report::Moved { moved, left, .. } => {
+                let (moved, left) = (moved.clone(), left.clone());
+                return self.connections_moved(id, moved, left);
+            }
+            Report::Gone { moved, cut, .. } => {
+                let (moved, cut) = (moved.clone(), *cut);
+                return self.connections_ended(id, moved, cut);
+            }
             // Reports that are not known yet.
             _unknown => return self.garbled(id, "a report of another version of the protocol"),
         };

@@ -35,6 +35,7 @@ pub(super) fn unbegun(service: &Service, reason: &str) -> Report {
         snapshot_bytes: 0,
         delta_rounds: 0,
         connections_moved: 0,
+        connections: None,
         stderr: Vec::new(),
     }
 }
@@ -102,6 +103,7 @@ impl Runner {
             snapshot_bytes: moved.bytes,
             delta_rounds: moved.rounds,
             connections_moved: 0,
+            connections: None,
             stderr: stderr.unwrap_or_default(),
         };
         self.tell_end(&report);
@@ -144,10 +146,12 @@ impl Runner {
             plan,
             report,
             _watch: watch,
+            counts: None,
         });
     }
 
-    pub(super) fn parted(&mut self) {
+    /// Sends the report that waits, if one does.
+    pub(super) fn report_parting(&mut self) {
         if let Some(Parting {
             job, plan, report, ..
         }) = self.parting.take()
