@@ -136,8 +136,7 @@ async fn serve(
         version: VERSION.to_owned(),
         generation,
     };
-    let before = stores.identity.insert("last".to_owned(), own).await?;
-    let before = before.unwrap_or_default();
+    let before = stores.identity.set(own).await?;
     match origin {
         Origin::Fresh => {}
         Origin::Saved => tracing::info!("the state was saved by generation {}", before.generation),

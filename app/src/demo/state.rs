@@ -2,7 +2,7 @@
 //!
 //! What a value is, is [`crate::release`]'s; what is done with it, that of the file of its subject.
 
-use heirloom_app::state::{Map, State};
+use heirloom_app::state::{Cell, Map, State};
 
 use crate::release::{Account, Counter, Filling, Identity, Pending, Session};
 
@@ -18,7 +18,7 @@ pub(super) const ACCOUNTS_MAX: u64 = 10_000;
 pub(super) struct Stores {
     pub(super) state: State,
     /// The generation that owned the state last.
-    pub(super) identity: Map<String, Identity>,
+    pub(super) identity: Cell<Identity>,
     pub(super) counters: Map<String, Counter>,
     pub(super) sessions: Map<String, Session>,
     pub(super) accounts: Map<String, Account>,
@@ -31,7 +31,7 @@ impl Stores {
     pub(super) fn new() -> Self {
         let state = State::new();
         Self {
-            identity: Map::new(&state, "identity"),
+            identity: Cell::new(&state, "identity", Identity::default()),
             counters: Map::new(&state, "counters"),
             sessions: Map::new(&state, "sessions"),
             accounts: Map::new(&state, "accounts"),

@@ -33,14 +33,6 @@ fn refused_by(supervisor: &Supervisor, version: u32) -> String {
     supervisor.expect(1, ["reload", "--", &demo(version)])
 }
 
-/// The process of a generation that is there.
-fn pid_of(supervisor: &Supervisor, generation: u64) -> Option<i32> {
-    let service = supervisor.service();
-    let mut generations = service["generations"].as_array().unwrap().iter();
-    let one = generations.find(|one| one["generation"] == generation)?;
-    i32::try_from(one["pid"].as_i64()?).ok()
-}
-
 /// A field of a JSON answer.
 fn field(json: &str, name: &str) -> Value {
     let value: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"));

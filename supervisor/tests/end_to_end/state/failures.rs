@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    process::Child,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -13,17 +14,17 @@ use nix::unistd::Pid;
 
 use super::{
     client::{Client, Habit},
-    number, pid_of, reload_to,
+    number, reload_to,
     writers::{Stop, answers_come, while_writing},
 };
-use crate::harness::{Setup, Supervisor, eventually};
+use crate::harness::{Events, Setup, Supervisor};
 use crate::native_handovers::NATIVE;
 
 /// State that takes a while to move: 100 MiB, which is a hundred times what a pipe holds.
 const MUCH: &str = "/fill?entries=6400&bytes=16384";
 
-/// State that takes a moment to move: 8 MiB.
-const SOME: &str = "/fill?entries=8192&bytes=1024";
+/// State that takes a moment to move: 32 MiB.
+const SOME: &str = "/fill?entries=2048&bytes=16384";
 
 /// How often a process is killed in one test.
 const KILLS: u32 = 10;
@@ -91,23 +92,41 @@ fn a_new_program_that_never_reads_holds_nobody_up() {
     fails_to_read("new:receive=hang", "was not taken over within 6s");
 }
 
-/// Begins a handover and waits until the state is being copied to this generation.
-fn begin_copying(supervisor: &Supervisor, to: u64) -> std::process::Child {
-    let reload = supervisor.begin(["reload"]);
-    let mut events = supervisor.events();
-    events.wait_for_generation("started", to);
-    // The old one is told; there may be many of that kind from before.
-    eventually("the state is being copied", || {
-        let history = supervisor.history();
-        let is_begun = |event: &serde_json::Value| {
-            event["event"] == "copying"
-                && event["text"]
-                    .as_str()
-                    .is_some_and(|text| text.contains(&format!("generation {to} ")))
-        };
-        history.iter().any(is_begun)
-    });
-    reload
+/// A handover under way.
+struct Begun {
+    reload: Child,
+    events: Events,
+    generation: u64,
+    /// The new process.
+    pid: i32,
+}
+
+impl Begun {
+    /// Begins one and waits until the new process has been started.
+    fn begin(supervisor: &Supervisor) -> Self {
+        let generation = last_started(supervisor) + 1;
+        let mut events = supervisor.events();
+        let reload = supervisor.begin(["reload"]);
+        let started = events.wait_for_generation("started", generation);
+        // Asking for the status would take as long as some handovers.
+        let pid = started["text"].as_str().unwrap().rsplit_once(' ').unwrap();
+        Self {
+            reload,
+            events,
+            generation,
+            pid: pid.1.parse().unwrap(),
+        }
+    }
+
+    /// Waits until the state is being copied to it.
+    fn is_copying(&mut self) {
+        let told = format!("generation {} takes its state over", self.generation);
+        loop {
+            if self.events.wait_for("copying")["text"] == told {
+                return;
+            }
+        }
+    }
 }
 
 fn kill_now(pid: i32) {
@@ -119,15 +138,14 @@ fn kill_now(pid: i32) {
 fn a_new_process_that_is_killed_while_it_takes_the_state_costs_nothing() {
     let mut supervisor = Setup::demo().start();
     let address = supervisor.address("http");
-    Client::new(address, Habit::Fresh).post(SOME, "");
+    Client::new(address, Habit::Fresh).post(MUCH, "");
     let serving = supervisor.serving();
     while_writing(&supervisor, || {
-        for generation in 2..=9 {
-            let reload = begin_copying(&supervisor, generation);
-            if let Some(pid) = pid_of(&supervisor, generation) {
-                kill_now(pid);
-            }
-            let (status, said) = supervisor.finish(reload);
+        for _ in 0..KILLS {
+            let mut begun = Begun::begin(&supervisor);
+            begun.is_copying();
+            kill_now(begun.pid);
+            let (status, said) = supervisor.finish(begun.reload);
             assert_eq!(status, Some(1), "{said}\n{}", supervisor.log());
             answers_come(address, "slow");
         }
@@ -154,16 +172,11 @@ fn a_new_process_that_is_killed_at_any_moment_leaves_a_service_that_works() {
         let (former, former_pid) = supervisor.serving();
         value += 1;
         assert_eq!(client.post("/counters/a", ""), value.to_string());
-        let next = last_started(&supervisor) + 1;
-        let mut events = supervisor.events();
-        let reload = supervisor.begin(["reload"]);
-        events.wait_for_generation("started", next);
+        let begun = Begun::begin(&supervisor);
         // Nothing is waited for here: any moment of the handover will do, each time another one.
-        thread::sleep(whole * attempt / KILLS);
-        if let Some(pid) = pid_of(&supervisor, next) {
-            kill_now(pid);
-        }
-        let (status, said) = supervisor.finish(reload);
+        thread::sleep(whole * attempt / (KILLS + 3));
+        kill_now(begun.pid);
+        let (status, said) = supervisor.finish(begun.reload);
         supervisor.wait_until("it serves again", |status| {
             status["services"][0]["state"] == "serving"
         });
@@ -194,9 +207,10 @@ fn an_old_process_that_is_killed_in_mid_copy_takes_its_state_along_and_the_servi
         client.post(MUCH, "");
         client.post("/counters/a", "");
         let (former, pid) = supervisor.serving();
-        let reload = begin_copying(&supervisor, last_started(&supervisor) + 1);
+        let mut begun = Begun::begin(&supervisor);
+        begun.is_copying();
         kill_now(pid);
-        let (status, said) = supervisor.finish(reload);
+        let (status, said) = supervisor.finish(begun.reload);
         assert_ne!(status, Some(0), "{said}");
         supervisor.wait_until("another generation serves", |status| {
             let service = &status["services"][0];
