@@ -212,11 +212,10 @@ where
                 // From the freeze on no request is begun; what runs goes on, to its last byte.
                 let goes_on =
                     matches!(phase, Phase::Serving) || !watch.lock().is_between_requests();
-                if goes_on
-                    && let Poll::Ready(result) = http.poll_without_shutdown(context)
-                {
-                    log_end(result);
-                    return Poll::Ready(Stop::Done);
+                if goes_on {
+                    if let Poll::Ready(result) = http.poll_without_shutdown(context) {
+                        log_end(result);
+                        return Poll::Ready(Stop::Done);
                     }
                     watch.poll_discard(context);
                 }
@@ -224,13 +223,13 @@ where
                     Phase::Serving => clock.poll(context).map(Stop::Expired),
                     Phase::Paused => Poll::Pending,
                     Phase::Moving(mover) if watch.lock().is_between_requests() => {
-                    Poll::Ready(Stop::Move(mover))
+                        Poll::Ready(Stop::Move(mover))
                     }
                     Phase::Moving(_) if watch.lock().is_spoilt() => {
-                    // hyper alone knows where the next request begins: it finishes this one.
-                    Pin::new(&mut http).graceful_shutdown();
-                    let ended = http.poll_without_shutdown(context).map(log_end);
-                    ended.map(|()| Stop::Done)
+                        // hyper alone knows where the next request begins: it finishes this one.
+                        Pin::new(&mut http).graceful_shutdown();
+                        let ended = http.poll_without_shutdown(context).map(log_end);
+                        ended.map(|()| Stop::Done)
                     }
                     Phase::Moving(_) => clock.poll(context).map(Stop::Expired),
                 }
@@ -242,8 +241,8 @@ where
                     Pin::new(&mut http).graceful_shutdown();
                     let ended = poll_fn(|context| http.poll_without_shutdown(context));
                     match timeout(self.options.write_timeout, ended).await {
-                    Ok(result) => log_end(result),
-                    Err(_) => return,
+                        Ok(result) => log_end(result),
+                        Err(_) => return,
                     }
                     true
                 }
@@ -264,10 +263,11 @@ where
                 match self.moved(Start::Http1, bytes, socket, mover).await {
                     None => return,
                     Some((bytes, back)) => {
-                    // It stays here after all, and is drained.
-                    (head, stream) = (bytes.into(), back);
-                    stays = Some(Phases::new().watch());
-                    continue;
+                        // It stays here after all, and is drained.
+                        (head, stream) = (bytes.into(), back);
+                        stays = Some(Phases::new().watch());
+                        continue;
+                    }
                 }
             }
             if quiet && (!parts.read_buf.is_empty() || socket.has_unread_bytes()) {
