@@ -10,4 +10,5 @@ pub mod peers;
 pub mod process;
 pub mod procfs;
 pub mod publish;
+pub mod state;
 pub mod supervisor;

@@ -1,9 +1,11 @@
 //! The measurements. Each compares two sides within one run, and says what it must hold.
 
 pub mod comparison;
+pub mod connections;
 pub mod idle;
 pub mod latency;
 pub mod reload_time;
+pub mod state;
 pub mod throughput;
 
 use std::time::Duration;
@@ -46,6 +48,12 @@ impl Pairs {
     pub fn add(&mut self, first: f64, second: f64) {
         self.first.push(first);
         self.second.push(second);
+    }
+
+    /// How many pairs there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.first.len()
     }
 
     /// The median of the first side.

@@ -62,6 +62,12 @@ pub struct Programs {
     pub demo_v2: PathBuf,
     /// The plain server of this crate.
     pub worker: PathBuf,
+    /// The holder of state of this crate.
+    pub holder: PathBuf,
+    /// What moves all state at once, of this crate.
+    pub transfer: PathBuf,
+    /// What writes to maps, of this crate.
+    pub write_cost: PathBuf,
 }
 
 impl Programs {
@@ -87,6 +93,9 @@ impl Programs {
             demo: find("heirloom-demo")?,
             demo_v2: find("heirloom-demo-v2")?,
             worker: find("worker")?,
+            holder: find("holder")?,
+            transfer: find("transfer")?,
+            write_cost: find("write_cost")?,
         })
     }
 }
@@ -338,16 +347,24 @@ fn free_address() -> Result<SocketAddr> {
 mod tests {
     use super::*;
 
+    fn nothing_built() -> Programs {
+        let nowhere = PathBuf::from("/nonexistent");
+        Programs {
+            heirloom: nowhere.clone(),
+            demo: nowhere.clone(),
+            demo_v2: nowhere.clone(),
+            worker: nowhere.clone(),
+            holder: nowhere.clone(),
+            transfer: nowhere.clone(),
+            write_cost: nowhere,
+        }
+    }
+
     /// Every peer that is installed is started, asked, reloaded and ended. Those of this tree are
     /// left to scripts/bench, which builds them.
     #[tokio::test(flavor = "multi_thread")]
     async fn installed_peers_start_reload_and_end() {
-        let programs = Programs {
-            heirloom: "/nonexistent".into(),
-            demo: "/nonexistent".into(),
-            demo_v2: "/nonexistent".into(),
-            worker: "/nonexistent".into(),
-        };
+        let programs = nothing_built();
         let peers = [
             Peer::NginxHup,
             Peer::NginxUsr2,
@@ -367,12 +384,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_comes_with_what_to_install() {
-        let programs = Programs {
-            heirloom: "/nonexistent".into(),
-            demo: "/nonexistent".into(),
-            demo_v2: "/nonexistent".into(),
-            worker: "/nonexistent".into(),
-        };
+        let programs = nothing_built();
         let error = Peer::HeirloomDemo
             .version(&programs)
             .unwrap_err()

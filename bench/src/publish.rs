@@ -1,4 +1,5 @@
-//! Writes measurements down: tables in Markdown, latencies as a picture. Measures nothing.
+//! Writes measurements down: tables in Markdown, figures as pictures. Measures nothing.
 
+pub mod chart;
 pub mod markdown;
 pub mod svg;

@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::procfs::start_ticks;
 
 /// How long the supervisor and its first generation may take until they serve.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a status may take.
 const STATUS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a reload may take.
@@ -81,6 +81,15 @@ pub struct Handover {
     /// From freeze to commit, in milliseconds.
     #[serde(default)]
     pub pause_ms: Option<f64>,
+    /// The longest that the copy may have held up a request before the freeze, in milliseconds.
+    #[serde(default)]
+    pub stall_ms: Option<f64>,
+    /// Entries of state that went over.
+    #[serde(default)]
+    pub entries: Option<u64>,
+    /// Bytes of the snapshot.
+    #[serde(default)]
+    pub snapshot_bytes: Option<u64>,
     /// Connections that went from the old generation to the new one.
     #[serde(default)]
     pub connections_moved: Option<u64>,
@@ -92,6 +101,13 @@ impl Handover {
     pub fn moves_connections(&self) -> bool {
         self.strategy.as_deref() == Some("handover")
     }
+}
+
+/// One line of `heirloom events --json`.
+#[derive(Debug, Clone, Deserialize)]
+struct Happened {
+    time: String,
+    event: String,
 }
 
 /// A supervisor with one service on a port of its own on the loopback address.
@@ -195,6 +211,31 @@ impl Supervisor {
         let start = Instant::now();
         self.client(&["reload"], command, RELOAD_PATIENCE).await?;
         Ok(start.elapsed())
+    }
+
+    /// How long the last copy of the state took, in milliseconds: from the old generation being told to
+    /// copy until the new one owned all of it.
+    ///
+    /// # Errors
+    /// If there was none, or no events.
+    pub async fn copying_ms(&self) -> Result<f64> {
+        let output = self
+            .client(&["events", "--json"], &[], STATUS_PATIENCE)
+            .await?;
+        let lines = output
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
+        let events: Vec<Happened> = lines
+            .map(serde_json::from_slice)
+            .collect::<Result<_, _>>()
+            .context("heirloom events --json wrote something else than events")?;
+        let last = |kind: &str| {
+            let event = events.iter().rev().find(|one| one.event == kind);
+            let time = event.with_context(|| format!("there was no event {kind}"))?;
+            Ok::<_, anyhow::Error>(humantime::parse_rfc3339(&time.time)?)
+        };
+        let took = last("taken-over")?.duration_since(last("copying")?)?;
+        Ok(took.as_secs_f64() * 1e3)
     }
 
     /// Ends the supervisor and every generation, and removes its files.

@@ -15,6 +15,9 @@ from messages import build, monotonic_usec
 from snapshot_reader import Damaged, Reader
 
 PIECE_BYTES = 64 * 1024  # of the stream, between two looks at what else has happened
+# A commit that was refused waits so long for the supervisor to say why: a death is seen by it in a
+# moment, and whoever has taken the state back needs nothing of this generation.
+LONGEST_DOUBT_SECONDS = 1
 
 
 class New:
@@ -80,6 +83,10 @@ class New:
     def say_committed(self):
         queued = self.say("COMMITTED")
         self.happens("queued" if queued else "refused")
+
+    def doubt(self):
+        loop = asyncio.get_running_loop()
+        loop.call_later(LONGEST_DOUBT_SECONDS, self.happens, "deadline")
 
     def own(self):
         self.owner_since = monotonic_usec()

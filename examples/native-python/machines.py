@@ -25,8 +25,14 @@ NEW = {
     },
     "committing": {
         "queued": ("owning", ["own", "tell_committed"]),
-        "refused": ("dismissed", ["give_up"]),
+        "refused": ("refused", ["doubt"]),
         "commit_alone": ("owning", ["own", "tell_committed"]),
+    },
+    "refused": {
+        "commit_alone": ("owning", ["own", "tell_committed"]),
+        "abort": ("dismissed", ["give_up"]),
+        "supervisor_gone": ("dismissed", ["give_up"]),
+        "deadline": ("dismissed", ["give_up"]),
     },
     "owning": {},
     "dismissed": {},

@@ -135,8 +135,8 @@ class Channel:
             data, fds, flags, _ = socket.recv_fds(
                 self.socket, LARGEST_BYTES, MOST_DESCRIPTORS, flags
             )
-        except (BlockingIOError, InterruptedError):
-            return
+        except (BlockingIOError, InterruptedError, ConnectionResetError):
+            return  # a reset is told once, ahead of what is queued; the end comes behind that
         except OSError:
             return self._end()
         if not data:

@@ -221,7 +221,7 @@ class Old:
         except (BlockingIOError, InterruptedError):
             return None
         except ConnectionResetError:
-            return {}
+            return self.listen()  # told once, ahead of what is queued
         if not data:
             return {}
         try:

@@ -116,6 +116,18 @@ class Failures(Case):
         self.assertEqual(self.add(), 2)
         self.serves(migration.new, self.old.number)
 
+    def test_the_old_one_dies_at_the_commit(self):
+        self.add()
+        migration = self.at("frozen")
+        os.kill(migration.new.pid, 19)  # so that it finds all of it at once
+        migration.new.order("COMMIT", MIGRATION=migration.number)
+        self.old.kill()
+        migration.new.order("COMMIT", MIGRATION=migration.number, ALONE=1)
+        os.kill(migration.new.pid, 18)
+        migration.new.report("COMMITTED")
+        self.assertEqual(self.add(), 2)
+        self.serves(migration.new, self.old.number)
+
     def test_a_freeze_ends_by_itself(self):
         new = self.service.start()
         migration = Migration(self.old, new, freeze_usec=200_000)

@@ -33,7 +33,9 @@ pub struct Sender {
     pub uid: u32,
 }
 
-/// Receives one message of at most `largest` bytes.
+/// Receives one message of at most `largest` bytes; an empty one is the end. What the other side said
+/// before it closed its end is heard first, also if it left something unread, which the system tells
+/// ahead of it as a reset.
 ///
 /// # Errors
 ///
@@ -54,15 +56,27 @@ pub fn receive(socket: impl AsFd, largest: usize) -> io::Result<Received> {
     header.msg_iovlen = 1;
     header.msg_control = space.as_mut_ptr().cast();
     header.msg_controllen = space.len() * size_of::<u64>();
-    // SAFETY: the header describes `bytes` and `space`, which outlive the call.
-    let length = unsafe {
-        libc::recvmsg(
-            socket.as_fd().as_raw_fd(),
-            &raw mut header,
-            libc::MSG_CMSG_CLOEXEC,
-        )
+    let mut reset = false;
+    let length = loop {
+        // SAFETY: the header describes `bytes` and `space`, which outlive the call.
+        let length = unsafe {
+            libc::recvmsg(
+                socket.as_fd().as_raw_fd(),
+                &raw mut header,
+                libc::MSG_CMSG_CLOEXEC,
+            )
+        };
+        let Ok(length) = usize::try_from(length) else {
+            let error = io::Error::last_os_error();
+            // Told once, and ahead of what is queued; that must not be lost.
+            if error.kind() == io::ErrorKind::ConnectionReset && !reset {
+                reset = true;
+                continue;
+            }
+            return Err(error);
+        };
+        break length;
     };
-    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     // SAFETY: the kernel has just filled the header in.
     let (fds, sender) = unsafe { take_control(&header) };
     if header.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
@@ -188,6 +202,17 @@ mod tests {
         let sender = message.sender.unwrap();
         assert_eq!(sender.pid, std::process::id() as i32);
         assert_eq!(sender.uid, nix::unistd::getuid().as_raw());
+    }
+
+    #[test]
+    fn the_last_words_of_one_that_left_messages_unread_are_heard() {
+        let (here, there) = pair();
+        send(&here, b"unread", &[] as &[OwnedFd]).unwrap();
+        send(&there, b"last words", &[] as &[OwnedFd]).unwrap();
+        drop(there);
+        assert_eq!(receive(&here, 100).unwrap().bytes, b"last words");
+        assert_eq!(receive(&here, 100).unwrap().bytes, b"");
+        assert_eq!(receive(&here, 100).unwrap().bytes, b"");
     }
 
     #[test]

@@ -89,8 +89,8 @@ impl Lifeline {
             match recv(self.socket.as_raw_fd(), &mut bytes, flags) {
                 Ok(length) => break length,
                 Err(Errno::EAGAIN) => return Ok(Said::Nothing),
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Ok(Said::Closed),
+                // A reset is told once, and ahead of what the other end has said.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
             }
         };
@@ -224,6 +224,22 @@ mod tests {
         assert_eq!(new.commit().unwrap(), Sent::Queued);
         drop(new);
         assert!(old.resolve().unwrap());
+    }
+
+    #[test]
+    fn a_commit_of_one_that_left_something_unread_is_found() {
+        for resolves in [false, true] {
+            let (old, new) = pair();
+            send(old.socket.as_raw_fd(), b"unread", MsgFlags::empty()).unwrap();
+            assert_eq!(new.commit().unwrap(), Sent::Queued);
+            drop(new);
+            if resolves {
+                assert!(old.resolve().unwrap());
+            } else {
+                assert_eq!(old.hear().unwrap(), Said::Committed);
+            }
+            assert_eq!(old.hear().unwrap(), Said::Closed);
+        }
     }
 
     #[test]

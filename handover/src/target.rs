@@ -17,7 +17,7 @@ pub enum State {
     Verified,
     /// It says on the lifeline that it owns the state.
     Committing,
-    /// The other side did not take that: it has the state back, or is dead, which the supervisor will say.
+    /// That was refused: the other side has taken the state back, or is dead. A deadline runs.
     Refused,
     /// It owns the state.
     Owning,
@@ -42,8 +42,10 @@ pub enum Event {
     CommitAlone,
     /// `COMMITTED` is in the other side's queue.
     Queued,
-    /// `COMMITTED` was refused: the other side has taken the state back.
+    /// `COMMITTED` was refused: the other side has taken the state back, or is dead.
     Refused,
+    /// The supervisor has not said in time which of the two it is.
+    Deadline,
     /// The supervisor calls the migration off.
     Abort,
     /// The supervisor is gone.
@@ -83,7 +85,8 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Commit
             | Event::CommitAlone
             | Event::Queued
-            | Event::Refused => (State::Greeting, &[]),
+            | Event::Refused
+            | Event::Deadline => (State::Greeting, &[]),
         },
         State::Receiving => match event {
             Event::Verified => (State::Verified, &[TellReady]),
@@ -94,7 +97,8 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Commit
             | Event::CommitAlone
             | Event::Queued
-            | Event::Refused => (State::Receiving, &[]),
+            | Event::Refused
+            | Event::Deadline => (State::Receiving, &[]),
         },
         State::Verified => match event {
             Event::Commit => (State::Committing, &[SayCommitted]),
@@ -105,12 +109,13 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Verified
             | Event::Unusable
             | Event::Queued
-            | Event::Refused => (State::Verified, &[]),
+            | Event::Refused
+            | Event::Deadline => (State::Verified, &[]),
         },
         State::Committing => match event {
             Event::Queued => (State::Owning, &[Own, TellCommitted]),
+            // The supervisor knows why, and says so.
             Event::Refused => (State::Refused, &[]),
-            // The supervisor knows that the other side died, and that is why it was refused.
             Event::CommitAlone => (State::Owning, &[Own, TellCommitted]),
             // It may be in the queue already: only the lifeline's answer counts now.
             Event::Abort
@@ -119,11 +124,13 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Receive
             | Event::Verified
             | Event::Unusable
-            | Event::Commit => (State::Committing, &[]),
+            | Event::Commit
+            | Event::Deadline => (State::Committing, &[]),
         },
         State::Refused => match event {
+            // The other side is dead, and has said nothing of a thaw: the copy is all there is.
             Event::CommitAlone => (State::Owning, &[Own, TellCommitted]),
-            Event::Abort | Event::SupervisorGone => (State::Dismissed, &[GiveUp]),
+            Event::Abort | Event::SupervisorGone | Event::Deadline => (State::Dismissed, &[GiveUp]),
             Event::Begin
             | Event::Receive
             | Event::Verified
@@ -141,6 +148,7 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::CommitAlone
             | Event::Queued
             | Event::Refused
+            | Event::Deadline
             | Event::Abort
             | Event::SupervisorGone => (State::Owning, &[]),
         },
@@ -153,6 +161,7 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::CommitAlone
             | Event::Queued
             | Event::Refused
+            | Event::Deadline
             | Event::Abort
             | Event::SupervisorGone => (State::Dismissed, &[]),
         },
@@ -172,7 +181,7 @@ mod tests {
         State::Owning,
         State::Dismissed,
     ];
-    const EVENTS: [Event; 10] = [
+    const EVENTS: [Event; 11] = [
         Event::Begin,
         Event::Receive,
         Event::Verified,
@@ -183,39 +192,48 @@ mod tests {
         Event::Refused,
         Event::Abort,
         Event::SupervisorGone,
+        Event::Deadline,
     ];
 
     /// The whole table once more: a row a state, a column an event in the order of `EVENTS`. `.`
     /// stays; otherwise the next state's letter and, behind it, the actions: r read, v tell ready,
     /// x tell reject, c say committed, o own, w tell committed, g give up.
-    const TABLE: [(State, [&str; 10]); 7] = [
+    const TABLE: [(State, [&str; 11]); 7] = [
         (
             State::Greeting,
-            ["O:o", "R:r", ".", ".", ".", ".", ".", ".", "D:g", "D:g"],
+            [
+                "O:o", "R:r", ".", ".", ".", ".", ".", ".", "D:g", "D:g", ".",
+            ],
         ),
         (
             State::Receiving,
-            [".", ".", "V:v", "D:xg", ".", ".", ".", ".", "D:g", "D:g"],
+            [
+                ".", ".", "V:v", "D:xg", ".", ".", ".", ".", "D:g", "D:g", ".",
+            ],
         ),
         (
             State::Verified,
-            [".", ".", ".", ".", "C:c", "O:ow", ".", ".", "D:g", "D:g"],
+            [
+                ".", ".", ".", ".", "C:c", "O:ow", ".", ".", "D:g", "D:g", ".",
+            ],
         ),
         (
             State::Committing,
-            [".", ".", ".", ".", ".", "O:ow", "O:ow", "F:", ".", "."],
+            [".", ".", ".", ".", ".", "O:ow", "O:ow", "F:", ".", ".", "."],
         ),
         (
             State::Refused,
-            [".", ".", ".", ".", ".", "O:ow", ".", ".", "D:g", "D:g"],
+            [
+                ".", ".", ".", ".", ".", "O:ow", ".", ".", "D:g", "D:g", "D:g",
+            ],
         ),
         (
             State::Owning,
-            [".", ".", ".", ".", ".", ".", ".", ".", ".", "."],
+            [".", ".", ".", ".", ".", ".", ".", ".", ".", ".", "."],
         ),
         (
             State::Dismissed,
-            [".", ".", ".", ".", ".", ".", ".", ".", ".", "."],
+            [".", ".", ".", ".", ".", ".", ".", ".", ".", ".", "."],
         ),
     ];
 

@@ -265,7 +265,7 @@ impl<T: Kind> Handle<T> {
         match turn.await? {
             Turn::Here(result) => Ok(result),
             Turn::There(link, look) => {
-                let seen = self.0.see_there(&link, key).await?;
+                let seen = Box::pin(self.0.see_there(&link, key)).await?;
                 Ok(look(seen.as_ref().map(|(_, value)| value)))
             }
         }
@@ -285,7 +285,7 @@ impl<T: Kind> Handle<T> {
         match turn.await? {
             Turn::Here(seen) => Ok(seen),
             Turn::There(link, ()) => {
-                let seen = self.0.see_there(&link, key).await?;
+                let seen = Box::pin(self.0.see_there(&link, key)).await?;
                 Ok(seen.map_or((0, None), |(version, value)| (version, Some(value))))
             }
         }
@@ -307,7 +307,7 @@ impl<T: Kind> Handle<T> {
         });
         match turn.await? {
             Turn::Here(result) => Ok(result),
-            Turn::There(link, key) => self.0.update_there(&link, &key, change).await,
+            Turn::There(link, key) => Box::pin(self.0.update_there(&link, &key, change)).await,
         }
     }
 
@@ -329,7 +329,7 @@ impl<T: Kind> Handle<T> {
             Turn::Here(before) => Ok(before),
             Turn::There(link, (key, value)) => {
                 let change = |held: &mut Option<T::Value>| held.replace(value.clone());
-                self.0.update_there(&link, &key, change).await
+                Box::pin(self.0.update_there(&link, &key, change)).await
             }
         }
     }
@@ -346,7 +346,7 @@ impl<T: Kind> Handle<T> {
         });
         match turn.await? {
             Turn::Here(before) => Ok(before),
-            Turn::There(link, ()) => self.0.update_there(&link, key, Option::take).await,
+            Turn::There(link, ()) => Box::pin(self.0.update_there(&link, key, Option::take)).await,
         }
     }
 

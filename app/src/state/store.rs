@@ -127,6 +127,9 @@ pub(crate) struct Wanted<'a> {
     pub(crate) change: Option<Change<'a>>,
 }
 
+/// A key and its value, in bytes.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
 /// A future that can be sent.
 pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -247,7 +250,7 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     ///
     /// [`StateError`].
-    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<(Vec<u8>, Vec<u8>)>, StateError>>;
+    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<Pair>, StateError>>;
 
     /// Reads changes that another generation wants, so that they can be committed together with others.
     ///

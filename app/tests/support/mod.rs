@@ -25,7 +25,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 use tempfile::TempDir;
@@ -175,6 +178,14 @@ impl Generation {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Stops it, as a debugger does, and waits until none of its threads runs.
+    pub(crate) fn halt(&self) {
+        self.signal(Signal::SIGSTOP);
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let stopped = WaitStatus::Stopped(pid, Signal::SIGSTOP);
+        assert_eq!(waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap(), stopped);
     }
 
     /// Sends SIGTERM and waits until the drain has begun.

@@ -171,9 +171,8 @@ impl Native {
         [reading, new_life, new_link]
     }
 
-    /// Hands the state over to `next`, or only rehearses it; the reason if that fails. The old one is
-    /// then told to retire, and the new one serves.
-    pub(crate) fn migrate(&self, next: &Self, purpose: Purpose) -> Result<(), String> {
+    /// Brings both to where nothing but the commit is missing; the reason if that fails.
+    pub(crate) fn agree(&self, next: &Self, purpose: Purpose) -> Result<(), String> {
         let migration = next.number;
         self.send_to(next, migration, purpose);
         let (mut frozen, mut ready) = (false, false);
@@ -203,9 +202,16 @@ impl Native {
                 Heard::Old(other) | Heard::New(other) => panic!("{other:?} is out of turn"),
             }
             if frozen && ready {
-                break;
+                return Ok(());
             }
         }
+    }
+
+    /// Hands the state over to `next`, or only rehearses it; the reason if that fails. The old one is
+    /// then told to retire, and the new one serves.
+    pub(crate) fn migrate(&self, next: &Self, purpose: Purpose) -> Result<(), String> {
+        let migration = next.number;
+        self.agree(next, purpose)?;
         if purpose == Purpose::Rehearsal {
             let abort = Order::Abort {
                 migration,
@@ -270,6 +276,11 @@ impl Native {
                 return Heard::Old(self.receive().expect("the old one closed its socket"));
             }
         }
+    }
+
+    /// Closes the supervisor's end of its socket.
+    pub(crate) fn leave(self) -> Generation {
+        self.generation
     }
 
     /// Hands the state over to a new generation, which is returned; this one ends.

@@ -1,4 +1,4 @@
-//! Carries out the measurements and rewrites their tables and the plot.
+//! Carries out the measurements and rewrites their tables and the plots.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
-use heirloom_bench::measure::{Outcome, comparison, idle, latency, reload_time, throughput};
+use heirloom_bench::measure::state::{Extent, pause, snapshot, write_cost};
+use heirloom_bench::measure::{
+    Outcome, comparison, connections, idle, latency, reload_time, throughput,
+};
 use heirloom_bench::peers::{Peer, Programs};
 use heirloom_bench::publish::markdown::replace_section;
 use heirloom_bench::publish::svg::{Panel, draw};
@@ -31,13 +34,24 @@ struct Options {
     /// Rewrite the tables in this document
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
-    /// Write the plot of the comparison here
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
+    /// Write the plots into this directory
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Of state and connections, measure only whether it works: little of each, judged by no time
+    #[arg(long)]
+    small: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Measurement {
+    /// The pause over the size of the state, and what writes notice
+    StatePause,
+    /// What a tracked write costs
+    StateWrite,
+    /// A snapshot against its encoding and decoding
+    StateSnapshot,
+    /// Connections that move, over their number
+    Connections,
     /// Duration of a reload against a mere start
     ReloadTime,
     /// Requests a second, supervised against alone
@@ -93,17 +107,45 @@ async fn run(options: &Options) -> Result<Vec<String>> {
     let mut missed = Vec::new();
     for measurement in chosen {
         eprintln!("measuring: {measurement:?}");
-        let outcome = match measurement {
-            Measurement::ReloadTime => reload_time::measure(&programs).await?,
-            Measurement::Throughput => throughput::measure(&programs).await?,
-            Measurement::Latency => latency::measure(&programs).await?,
-            Measurement::Idle => idle::measure(&programs).await?,
-            Measurement::Comparison => compare(options, &peers, &programs).await?,
-        };
-        publish(options, &outcome)?;
-        missed.extend(outcome.missed);
+        for outcome in carry_out(*measurement, options, &peers, &programs).await? {
+            publish(options, &outcome)?;
+            missed.extend(outcome.missed);
+        }
     }
     Ok(missed)
+}
+
+/// What came out; several tables for some.
+async fn carry_out(
+    measurement: Measurement,
+    options: &Options,
+    peers: &[Peer],
+    programs: &Programs,
+) -> Result<Vec<Outcome>> {
+    let extent = match options.small {
+        true => Extent::Small,
+        false => Extent::Full,
+    };
+    let outcome = match measurement {
+        Measurement::StatePause => {
+            let pause::Measured { outcomes, plot } = pause::measure(programs, extent).await?;
+            draw_into(options, "state.svg", &plot)?;
+            return Ok(outcomes.into());
+        }
+        Measurement::StateWrite => write_cost::measure(programs, extent).await?,
+        Measurement::StateSnapshot => snapshot::measure(programs, extent).await?,
+        Measurement::Connections => {
+            let measured = connections::measure(programs, extent).await?;
+            draw_into(options, "connections.svg", &measured.plot)?;
+            measured.outcome
+        }
+        Measurement::ReloadTime => reload_time::measure(programs).await?,
+        Measurement::Throughput => throughput::measure(programs).await?,
+        Measurement::Latency => latency::measure(programs).await?,
+        Measurement::Idle => idle::measure(programs).await?,
+        Measurement::Comparison => compare(options, peers, programs).await?,
+    };
+    Ok(vec![outcome])
 }
 
 async fn compare(options: &Options, peers: &[Peer], programs: &Programs) -> Result<Outcome> {
@@ -113,24 +155,25 @@ async fn compare(options: &Options, peers: &[Peer], programs: &Programs) -> Resu
         eprintln!("  {}: {}", peer.title(), row.report);
         rows.push(row);
     }
-    if let Some(path) = &options.plot {
-        let panels: Vec<Panel> = rows
-            .iter()
-            .map(|row| Panel {
-                title: format!("{}: {} failed", row.peer.title(), row.report.failed),
-                series: row.report.series.clone(),
-                reloads: row.reloads.clone(),
-            })
-            .collect();
-        write(
-            path,
-            &draw(
-                "Latency while each server reloads under the same load",
-                &panels,
-            ),
-        )?;
-    }
+    let panels: Vec<Panel> = rows
+        .iter()
+        .map(|row| Panel {
+            title: format!("{}: {} failed", row.peer.title(), row.report.failed),
+            series: row.report.series.clone(),
+            reloads: row.reloads.clone(),
+        })
+        .collect();
+    let heading = "Latency while each server reloads under the same load";
+    draw_into(options, "latency.svg", &draw(heading, &panels))?;
     Ok(comparison::outcome(&rows))
+}
+
+/// Writes a plot, if plots are wanted.
+fn draw_into(options: &Options, name: &str, svg: &str) -> Result<()> {
+    match &options.plots {
+        Some(directory) => write(&directory.join(name), svg),
+        None => Ok(()),
+    }
 }
 
 fn publish(options: &Options, outcome: &Outcome) -> Result<()> {

@@ -24,6 +24,8 @@ pub(crate) struct Client {
     group: Group,
     /// Kept between requests by keep-alive clients.
     connection: Option<Connection>,
+    /// Connections opened so far.
+    opened: u64,
 }
 
 impl Client {
@@ -39,6 +41,7 @@ impl Client {
             number,
             group,
             connection: None,
+            opened: 0,
         }
     }
 
@@ -63,6 +66,11 @@ impl Client {
             };
         }
         self.count_unsent(due);
+        let lasts =
+            self.opened == 1 && self.connection.as_ref().map(Connection::peek) == Some(Peek::Open);
+        if lasts {
+            self.shared.tally().lasting += 1;
+        }
     }
 
     /// Waits until `due`. False if the load ends before, or has ended.
@@ -120,6 +128,7 @@ impl Client {
             None => {
                 let connection = Connection::open(self.shared.plan.server, deadline).await?;
                 self.shared.tally().opened += 1;
+                self.opened += 1;
                 connection
             }
         };

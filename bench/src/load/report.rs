@@ -115,6 +115,8 @@ pub struct Report {
     /// Keep-alive connections that the server ended in HTTP's own way, by `Connection: close` on a
     /// good answer. Not an error; the client opens another.
     pub connections_told_to_close: u64,
+    /// Keep-alive clients that have ended and used the connection they began with to the end.
+    pub connections_lasting: u64,
     /// Connections on which bytes were found that nobody had asked for.
     pub connections_unsolicited: u64,
     /// The idle connections. Only `opened` is known while the load runs.

@@ -37,11 +37,7 @@ pub fn draw(heading: &str, panels: &[Panel]) -> String {
         .fold(1.0, f64::max)
         .ceil();
     let height = TOP + BOTTOM + panels.len() as f64 * (PANEL_HEIGHT + PANEL_GAP);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut svg = head(WIDTH, height);
     text(&mut svg, LEFT, 20.0, "start", 14, heading);
     let legend = "line: longest latency in each 50 ms; dashed: reload; red: requests failed";
     text(&mut svg, WIDTH - RIGHT, 36.0, "end", 11, legend);
@@ -127,7 +123,16 @@ fn down(value_ms: f64, top: f64) -> f64 {
     top + PANEL_HEIGHT * (1.0 - share.clamp(0.0, 1.0))
 }
 
-fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
+/// The beginning of a picture of this size.
+pub(super) fn head(width: f64, height: f64) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+    )
+}
+
+pub(super) fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
     let _ = writeln!(
         svg,
         "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" {style}/>",
@@ -135,7 +140,7 @@ fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
     );
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, size: u32, content: &str) {
+pub(super) fn text(svg: &mut String, x: f64, y: f64, anchor: &str, size: u32, content: &str) {
     let content = content
         .replace('&', "&amp;")
         .replace('<', "&lt;")

@@ -9,7 +9,7 @@
 //! heard.
 
 /// What the migration is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     /// The new process is to own the state.
     Handover,
@@ -18,7 +18,7 @@ pub(crate) enum Purpose {
 }
 
 /// How far a migration is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum State {
     /// The old one copies while it serves.
     Copying,
@@ -79,7 +79,7 @@ pub(crate) enum Event {
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
     /// Tell the old one to let the state stand still.
     Freeze,
@@ -100,7 +100,7 @@ pub(crate) enum Action {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Outcome {
     /// The new one owns the state.
     Committed,
@@ -315,5 +315,7 @@ impl State {
     }
 }
 
+#[cfg(test)]
+mod explored;
 #[cfg(test)]
 mod tests;

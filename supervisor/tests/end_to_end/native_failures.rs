@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+
 use crate::harness::Supervisor;
 use crate::native_handovers::{happened, native, raise, reload_to, with};
 
@@ -350,7 +352,7 @@ fn either_side_is_killed_at_any_moment() {
         let pid = pid_of(&supervisor, victim);
         std::thread::sleep(Duration::from_micros(turn / 2 * 300));
         if let Some(pid) = pid {
-            let _gone = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            let _gone = kill(pid, Signal::SIGKILL);
         }
         let (status, said) = supervisor.finish(reload);
         assert!(
@@ -446,5 +448,32 @@ fn an_old_program_that_took_its_state_back_and_died_is_not_survived_by_its_copy(
     assert!(said.contains("too long"), "{said}");
     supervisor.settle();
     assert_eq!(raise(&supervisor).0, 1);
+    supervisor.stop();
+}
+
+/// It was stopped while both deadlines passed: the handover was given up, and only then it says that the
+/// new one owned the state. It can serve nobody any more.
+#[test]
+fn an_old_program_that_yields_after_the_handover_was_given_up_is_replaced() {
+    // It is to be stopped before its own deadline.
+    let times = ["--ready-timeout", "5s", "--freeze-timeout", "1s"];
+    let mut supervisor = native([]).args(times).start();
+    let (_, pid) = raise(&supervisor);
+    let options = ["--commit-until", "{dir}/go", "--do", "new:committed=hang"];
+    let command = with(&supervisor, &options);
+    let words = ["reload", "--"].into_iter();
+    let reload = supervisor.begin(words.chain(command.iter().map(String::as_str)));
+    supervisor.events().wait_for_generation("frozen", 1);
+    let old = nix::unistd::Pid::from_raw(pid);
+    kill(old, Signal::SIGSTOP).unwrap();
+    supervisor.write("go", "");
+    let (status, said) = supervisor.finish(reload);
+    assert_eq!(status, Some(1), "{said}\n{}", supervisor.log());
+    kill(old, Signal::SIGCONT).unwrap();
+    supervisor.events().wait_for_generation("died", 1);
+    supervisor.settle();
+    let (value, now) = raise(&supervisor);
+    assert_eq!(value, 1, "{}", supervisor.log());
+    assert_ne!(now, pid);
     supervisor.stop();
 }

@@ -1,7 +1,7 @@
 //! The side that gives the state away, and serves until then.
 //!
 //! Carries [`heirloom_handover::source`] out, order by order. The copy itself is [`Giving`]'s, or
-//! [`saving`]'s when it goes to a file.
+//! [`saving`]'s when it goes to a file. What is changed here is to be changed in the mirror of docs/model.md.
 
 mod orders;
 
@@ -48,7 +48,7 @@ pub(super) fn serve(keeper: Keeper) {
         frozen_at: None,
         frozen_usec: 0,
         reason: String::new(),
-        asked: None,
+        unheeded: None,
     }
     .serve();
 }
@@ -70,8 +70,9 @@ struct Giver {
     frozen_usec: u64,
     /// Why what is told next has happened.
     reason: String,
-    /// The order to finish, or the supervisor's end, came while it was open who owns the state.
-    asked: Option<Event>,
+    /// `Retire` or `SupervisorGone`, which came while it was open who owns the state: facts, which are
+    /// acted upon once that is clear.
+    unheeded: Option<Event>,
 }
 
 impl Giver {
@@ -106,17 +107,18 @@ impl Giver {
             let (state, actions) = source::step(before, event);
             self.state = state;
             let nobodys = matches!(before, State::Freezing | State::Frozen | State::Resolving);
-            // These are facts, not events that pass: they are acted upon once more when it is clear who
-            // owns the state.
-            if nobodys && matches!(event, Event::Retire | Event::SupervisorGone) {
-                self.asked = Some(event);
+            if nobodys && event == Event::Retire {
+                self.unheeded = Some(event);
+            } else if nobodys && event == Event::SupervisorGone {
+                // An order to finish that came before says more.
+                self.unheeded.get_or_insert(event);
             }
             for action in actions {
                 events.extend(self.act(*action));
             }
             let settled = matches!(state, State::Serving | State::Yielded);
             if settled {
-                events.extend(self.asked.take());
+                events.extend(self.unheeded.take());
             }
         }
     }
@@ -304,9 +306,14 @@ impl Giver {
 
 impl Giver {
     /// Gives the copy up: changes are no longer noted, and the stream ends. The lifeline stays with
-    /// [`Self::lifeline`], for connections.
+    /// [`Self::lifeline`], for connections, if the state has gone; else nothing of the migration stays
+    /// open.
     fn end_copy(&mut self) {
         self.lifeline = self.giving.take().map(|giving| giving.lifeline);
+        if self.state != State::Yielded {
+            self.lifeline = None;
+            self.link = None;
+        }
         let gate = &self.keeper.core.gate;
         gate.set_throttle(Duration::ZERO);
         if gate.mode() == Mode::Tracking {

@@ -1,15 +1,17 @@
 //! The side that takes the state over.
 //!
 //! Carries [`heirloom_handover::target`] out: from the hello to the moment at which this generation owns
-//! the state, or never will. Reading the copy is [`Taking`]'s.
+//! the state, or never will. Reading the copy is [`Taking`]'s. What is changed here is to be changed in
+//! the mirror of docs/model.md.
 
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use heirloom_handover::{
-    lifeline::Sent,
+    lifeline::{Lifeline, Sent},
     message::{self, Order, Report},
     target::{self, Action, Event, State},
 };
@@ -25,6 +27,10 @@ use crate::{
         taking::{Taking, Took},
     },
 };
+
+/// How long a commit that was refused waits for the supervisor to say why: a death is seen by it
+/// in a moment, and whoever has taken the state back needs nothing of this generation.
+const LONGEST_DOUBT: Duration = Duration::from_secs(1);
 
 /// Says hello and takes the state over; whether this generation owns it then.
 pub(super) fn take_over(keeper: &mut Keeper) -> bool {
@@ -42,6 +48,7 @@ pub(super) fn take_over(keeper: &mut Keeper) -> bool {
         origin: Origin::Fresh,
         counts: (0, 0),
         error: None,
+        doubt_ends: None,
     };
     taker.run();
     taker.state == State::Owning
@@ -58,6 +65,8 @@ struct Taker<'a> {
     counts: (u64, u64),
     /// Why the state was not taken.
     error: Option<TakeError>,
+    /// Until when the supervisor may say why the commit was refused.
+    doubt_ends: Option<Instant>,
 }
 
 impl Taker<'_> {
@@ -93,7 +102,10 @@ impl Taker<'_> {
             .map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN))
             .into_iter()
             .collect();
-        match self.keeper.wait(&others, None)? {
+        if self.doubt_ends.is_some_and(|end| Instant::now() >= end) {
+            return Ok(Some(Event::Deadline));
+        }
+        match self.keeper.wait(&others, self.doubt_ends)? {
             Heard::Order(order, descriptors) => Ok(self.ordered(order, descriptors)),
             Heard::SupervisorGone => {
                 let reason = "the supervisor is gone".to_owned();
@@ -195,11 +207,12 @@ impl Taker<'_> {
             }
             Action::SayCommitted => {
                 let taking = self.taking.as_ref();
-                let lifeline = taking.and_then(|taking| taking.lifeline.as_ref())?;
-                match lifeline.commit() {
-                    Ok(Sent::Queued) => Some(Event::Queued),
+                let lifeline = taking.and_then(|taking| taking.lifeline.as_ref());
+                match lifeline.map(Lifeline::commit) {
+                    Some(Ok(Sent::Queued)) => Some(Event::Queued),
                     // Nothing was queued, so nobody will take it for a commit.
-                    Ok(_) | Err(_) => {
+                    Some(Ok(_) | Err(_)) | None => {
+                        self.doubt_ends = Some(Instant::now() + LONGEST_DOUBT);
                         let reason = "the former generation has taken the state back".to_owned();
                         self.error.get_or_insert(TakeError::CalledOff(reason));
                         Some(Event::Refused)

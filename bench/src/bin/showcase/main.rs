@@ -79,7 +79,11 @@ async fn perform(
     supervisor: &mut Supervisor,
     stopped: &mut Stopped,
 ) -> Result<bool> {
-    let demo = Demo::default();
+    let demo = Demo::new(options);
+    tokio::select! {
+        filled = Demo::fill(supervisor.address(), options.entries) => filled?,
+        () = stopped.signalled() => return Ok(true),
+    }
     let load = tokio::select! {
         started = Load::start(demo.plan(supervisor.address(), options)) => started?,
         () = stopped.signalled() => return Ok(true),
@@ -88,7 +92,7 @@ async fn perform(
     let end = Instant::now() + options.duration;
     let (done, mut handed_over) = mpsc::unbounded_channel();
     let (stop, stop_seen) = watch::channel(false);
-    let mut facts = Facts::default();
+    let mut facts = Facts::new(options);
     let mut frames = interval(if screen.is_live() { FRAME } else { LINE });
     let mut ending = false;
     let failure = {
@@ -102,9 +106,13 @@ async fn perform(
                 },
                 Some(one) = handed_over.recv() => {
                     facts.add(one.took, one.handover);
+                    facts.writes.acknowledged = demo.acknowledged();
                     screen.handed_over(&load.report(), &demo.versions(), &facts);
                 }
-                _ = frames.tick() => screen.draw(&load.report(), &demo.versions(), &facts),
+                _ = frames.tick() => {
+                    facts.writes.acknowledged = demo.acknowledged();
+                    screen.draw(&load.report(), &demo.versions(), &facts);
+                }
                 () = sleep_until(end), if ending => break None,
                 () = stopped.signalled() => {
                     // A handover that runs is allowed to end; a second signal does not wait.
@@ -124,6 +132,7 @@ async fn perform(
         facts.add(one.took, one.handover);
     }
     let report = load.stop_and_finish().await;
+    facts.writes = demo.compare(supervisor.address()).await?;
     screen.tally(&report, &demo.versions(), &facts);
     if let Some(error) = failure {
         eprintln!("showcase: a handover failed, and the one before it serves on: {error:#}");

@@ -8,7 +8,7 @@ use clap::Parser;
 
 /// Replaces a running service again and again under load, and shows what its clients notice.
 ///
-/// Exit status: 0 nothing was lost, 1 something was, 2 it could not run.
+/// Exit status: 0 nothing was lost, refused or closed, 1 something was, 2 it could not run.
 #[derive(Debug, Parser)]
 #[command(name = "showcase")]
 pub(crate) struct Options {
@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// Requests a second of each client
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rate: u32,
+    /// Entries of about 100 bytes that the service holds besides
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(0..=5_000_000))]
+    pub(crate) entries: u32,
     /// Directory of heirloom, heirloom-demo and heirloom-demo-v2 [default: that of this program]
     #[arg(long)]
     pub(crate) programs: Option<PathBuf>,

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use heirloom_bench::load::{FailureKind, Latency, Report};
 use heirloom_bench::supervisor::Handover;
 
-use crate::demo::Versions;
+use crate::demo::{Versions, Writes};
 use crate::options::Options;
 
 /// Generations shown in the live table; older ones scroll out.
@@ -18,32 +18,45 @@ const ROWS: usize = 8;
 pub(crate) struct Facts {
     reloads: Vec<Duration>,
     pauses_ms: Vec<f64>,
-    moved: u64,
-    /// Every handover until now moved the connections.
-    moves_connections: bool,
+    /// Entries that the last handover took over.
+    entries: u64,
+    /// Bytes of its snapshot.
+    bytes: u64,
+    /// Handovers that left the state behind.
+    without_state: usize,
+    /// Acknowledged writes; against those that are held only at the end.
+    pub(crate) writes: Writes,
+    /// Clients that keep their connection.
+    keep_alive: u64,
 }
 
 impl Facts {
-    pub(crate) fn add(&mut self, took: Duration, handover: Option<Handover>) {
-        self.reloads.push(took);
-        let moves = handover.as_ref().is_some_and(Handover::moves_connections);
-        self.moves_connections = moves && (self.reloads.len() == 1 || self.moves_connections);
-        // Where nothing moves, nothing pauses either, and a zero would say more than is known.
-        if let Some(handover) = handover.filter(|_| moves) {
-            self.pauses_ms.extend(handover.pause_ms);
-            self.moved += handover.connections_moved.unwrap_or(0);
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            keep_alive: options.keep_alive_clients().into(),
+            ..Self::default()
         }
     }
 
-    /// Whether nobody lost anything that this kind of handover promises to keep. Without moving
-    /// connections, that is every request; with it, also every connection.
+    pub(crate) fn add(&mut self, took: Duration, handover: Option<Handover>) {
+        self.reloads.push(took);
+        match handover.filter(Handover::moves_connections) {
+            Some(handover) => {
+                self.pauses_ms.extend(handover.pause_ms);
+                self.entries = handover.entries.unwrap_or_default();
+                self.bytes = handover.snapshot_bytes.unwrap_or_default();
+            }
+            None => self.without_state += 1,
+        }
+    }
+
+    /// Whether nobody lost anything: no request, no connection, no write, no state.
     pub(crate) fn promise_kept(&self, report: &Report) -> bool {
-        let kept = if self.moves_connections {
-            report.is_spotless()
-        } else {
-            report.failed == 0
-        };
-        report.requests > 0 && kept
+        report.requests > 0
+            && report.is_spotless()
+            && report.connections_lasting == self.keep_alive
+            && (self.writes.lost, self.writes.extra) == (0, 0)
+            && self.without_state == 0
     }
 
     fn last(&self) -> String {
@@ -141,10 +154,12 @@ fn put(text: &str) {
 /// make the way back to the first line longer than counted.
 fn picture(report: &Report, versions: &Versions, facts: &Facts) -> String {
     format!(
-        "\n{}\n  {}\n  {}\n  handover: {}\n",
+        "\n{}\n  {}\n  {}\n  state: {} entries, {:.1} MB\n  handover: {}\n",
         table(report, versions, ROWS),
         counts(report, facts),
         costs(report),
+        facts.entries,
+        facts.bytes as f64 / 1e6,
         facts.last()
     )
 }
@@ -173,24 +188,24 @@ fn table(report: &Report, versions: &Versions, rows: usize) -> String {
 
 fn counts(report: &Report, facts: &Facts) -> String {
     format!(
-        "{:.0} s, {} handovers: {} requests, {} failed, {} refused",
+        "{:.0} s, {} handovers: {} requests ({} writes), {} failed",
         report.elapsed.as_secs_f64(),
         facts.reloads.len(),
         report.requests,
+        facts.writes.acknowledged,
         report.failed,
-        report.failed_by(FailureKind::Refused),
     )
 }
 
 fn costs(report: &Report) -> String {
     format!(
-        "{} connections replaced; {}",
-        replaced(report),
+        "{} connections closed; {}",
+        closed(report),
         quantiles(&report.latency)
     )
 }
 
-fn replaced(report: &Report) -> u64 {
+fn closed(report: &Report) -> u64 {
     report.connections_closed_by_server
         + report.connections_told_to_close
         + report.connections_unsolicited
@@ -207,14 +222,26 @@ fn summary(report: &Report, facts: &Facts) -> String {
             "  of these refused   {}",
             report.failed_by(FailureKind::Refused)
         ),
+        format!("writes acknowledged  {}", facts.writes.acknowledged),
         format!(
-            "connections          {} told to close with a good answer, {} found closed",
-            report.connections_told_to_close,
-            report.connections_closed_by_server + report.connections_unsolicited
+            "  lost, made twice   {}, {} (each counter against what its client was told)",
+            facts.writes.lost, facts.writes.extra
+        ),
+        format!(
+            "connections          {} of {} in use from the first request to the last, {} closed",
+            report.connections_lasting,
+            facts.keep_alive,
+            closed(report)
         ),
         format!(
             "idle connections     {} of {} alive and answered",
             report.idle.answered, report.idle.opened
+        ),
+        format!(
+            "state                {} entries, {:.1} MB, moved {} times",
+            facts.entries,
+            facts.bytes as f64 / 1e6,
+            facts.reloads.len() - facts.without_state
         ),
         format!("latency              {}", quantiles(&report.latency)),
     ];
@@ -224,27 +251,31 @@ fn summary(report: &Report, facts: &Facts) -> String {
             "heirloom reload      took {middle} in the middle, {longest} at most"
         ));
     }
-    if facts.moves_connections {
-        lines.push(format!("connections moved    {}", facts.moved));
-    }
-    if let Some(longest) = facts.pauses_ms.iter().copied().reduce(f64::max) {
-        lines.push(format!("pause of writes      {longest:.1} ms at most"));
+    if !facts.pauses_ms.is_empty() {
+        let each: Vec<String> = facts
+            .pauses_ms
+            .iter()
+            .map(|pause| format!("{pause:.2}"))
+            .collect();
+        lines.push(format!("writes paused, in ms {}", each.join(" ")));
     }
     lines.push(String::new());
     if report.requests == 0 {
         lines.push("No request was sent, so nothing was shown.".to_owned());
     } else if !facts.promise_kept(report) {
-        lines.push("LOST. The first failures:".to_owned());
+        lines.push("LOST; see above. The first failures:".to_owned());
         lines.extend(
             report
                 .first_failures
                 .iter()
                 .map(|failure| format!("  {failure}")),
         );
-    } else if facts.moves_connections {
-        lines.push("Nothing was lost: no request failed, and no connection was closed.".to_owned());
     } else {
-        lines.push("Nothing was lost: every request was answered at the first attempt.".to_owned());
+        lines.push(
+            "Nothing was lost: no request failed, no connection was closed, every write is there \
+             once."
+                .to_owned(),
+        );
     }
     lines.push(String::new());
     lines.join("\n")
@@ -284,6 +315,7 @@ mod tests {
         report.connections_told_to_close = 1_000_000;
         let mut facts = Facts::default();
         facts.add(Duration::from_secs(100), None);
+        facts.writes.acknowledged = u64::from(u32::MAX);
         facts.pauses_ms.push(10_000.0);
         for line in picture(&report, &BTreeMap::new(), &facts).lines() {
             assert!(line.chars().count() <= 80, "{line}");

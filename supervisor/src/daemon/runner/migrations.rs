@@ -2,7 +2,8 @@
 //!
 //! Carries the table of [`crate::core::transfer`] out: makes the pipe, the lifeline and the link, sends
 //! orders, and keeps what both sides report. The supervisor keeps no end of what it makes, so each side
-//! sees the other's death. What comes of it is in [`super::outcomes`].
+//! sees the other's death. What comes of it is in [`super::outcomes`]. What is changed here is to be
+//! changed in the mirror of docs/model.md.
 
 use std::collections::VecDeque;
 use std::io;

@@ -152,7 +152,7 @@ impl Runner {
 
     /// A process has given its state to one that is gone: it can serve nobody, and is replaced like one
     /// that died. That is for the next turn of the loop, for this may be within a step of the machine.
-    fn bereave(&mut self, old: ProcessId) {
+    pub(super) fn bereave(&mut self, old: ProcessId) {
         self.entrust(old, Custody::Yielded);
         let input = ServiceInput::Process(old, ProcessInput::Life(Life::Failed));
         let timer = self.timer(Duration::ZERO, input);

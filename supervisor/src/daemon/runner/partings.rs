@@ -56,15 +56,28 @@ impl Runner {
         let Some(process) = self.processes.get(&id) else {
             return;
         };
-        if let Custody::Parting { number, retire } = process.native.custody
-            && number == of
-        {
-            let text = "it has seen that the new generation owns the state";
-            self.note(Some(process.generation), EventKind::Yielded, text);
-            self.entrust(id, Custody::Yielded);
-            if retire {
-                self.retire(id);
+        let text = "it has seen that the new generation owns the state";
+        match process.native.custody {
+            Custody::Parting { number, retire } if number == of => {
+                self.note(Some(process.generation), EventKind::Yielded, text);
+                self.entrust(id, Custody::Yielded);
+                if retire {
+                    self.retire(id);
+                }
             }
+            // It was silent for so long that the handover was given up, and the new one is gone.
+            Custody::Owner if (1..=self.last_migration).contains(&of) => {
+                self.note(Some(process.generation), EventKind::Yielded, text);
+                self.bereave(id);
+            }
+            Custody::Owner
+            | Custody::Parting { .. }
+            | Custody::Unasked
+            | Custody::Waiting
+            | Custody::Receiving
+            | Custody::Restoring { .. }
+            | Custody::Dismissed
+            | Custody::Yielded => {}
         }
     }
 

@@ -48,7 +48,8 @@ impl Giver {
                 }
             }
             Order::Freeze { migration } if self.is_current(migration) => Some(Event::Freeze),
-            Order::Abort { migration, reason } if self.is_current(migration) => {
+            // A rehearsal is called off when its copy has ended already.
+            Order::Abort { migration, reason } if migration == self.migration => {
                 self.reason = reason;
                 Some(Event::Abort)
             }
@@ -65,7 +66,6 @@ impl Giver {
                 None
             }
             // Of a migration that is over.
-            Order::Abort { .. } => Some(Event::Abort),
             other => {
                 tracing::debug!(?other, "an order came too late to mean anything");
                 None
