@@ -47,7 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One generation, and the supervisor's end of its socket.
 pub(super) struct Generation {
-    pub(super) state: State,
     pub(super) drain: Drain,
     socket: OwnedFd,
     owning: JoinHandle<Result<Origin, TakeOverError>>,
@@ -64,14 +63,13 @@ impl Generation {
         .unwrap();
         let drain = Drain::new(PATIENCE);
         let owning = {
-            let (state, drain) = (state.clone(), drain.clone());
+            let drain = drain.clone();
             tokio::spawn(async move {
                 let tenure = Tenure::new("test", number.to_string());
                 state.take_over_on(other, number, &drain, tenure).await
             })
         };
         Self {
-            state,
             drain,
             socket,
             owning,
@@ -104,7 +102,6 @@ impl Generation {
             .unwrap()
             .unwrap();
         Owner {
-            state: self.state,
             drain: self.drain,
             socket: self.socket,
             origin,
@@ -122,7 +119,6 @@ impl Generation {
 
 /// A generation that has come to own the state.
 pub(super) struct Owner {
-    pub(super) state: State,
     pub(super) drain: Drain,
     socket: OwnedFd,
     pub(super) origin: Origin,
@@ -173,7 +169,7 @@ impl Owner {
     }
 
     /// A whole handover to the next generation.
-    pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Owner {
+    pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Self {
         self.send_to(&next, migration, Purpose::Handover).await;
         let said = self.says().await;
         assert!(matches!(said, Report::Converged { .. }), "{said:?}");
