@@ -43,12 +43,27 @@ pub struct Sender {
 /// `InvalidData` if the message or its descriptors did not fit: what did arrive is closed.
 pub fn receive(socket: impl AsFd, largest: usize) -> io::Result<Received> {
     let mut bytes = vec![0; largest];
+    let (length, fds, sender) = receive_into(socket, &mut bytes)?;
+    bytes.truncate(length);
+    Ok(Received { bytes, fds, sender })
+}
+
+/// As [`receive`], into room that is used again: for who receives large messages by the thousand. Returns
+/// the length, the descriptors, and the sender.
+///
+/// # Errors
+///
+/// As [`receive`].
+pub fn receive_into(
+    socket: impl AsFd,
+    room: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>, Option<Sender>)> {
     // Of words, for the kernel aligns what it writes to them.
     let mut space =
         vec![0_u64; nix::cmsg_space!([RawFd; MOST_FDS], UnixCredentials).capacity() / 8 + 1];
     let mut slice = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
+        iov_base: room.as_mut_ptr().cast(),
+        iov_len: room.len(),
     };
     // SAFETY: a msghdr is numbers and pointers, for which zero is a valid value.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -58,7 +73,7 @@ pub fn receive(socket: impl AsFd, largest: usize) -> io::Result<Received> {
     header.msg_controllen = space.len() * size_of::<u64>();
     let mut reset = false;
     let length = loop {
-        // SAFETY: the header describes `bytes` and `space`, which outlive the call.
+        // SAFETY: the header describes `room` and `space`, which outlive the call.
         let length = unsafe {
             libc::recvmsg(
                 socket.as_fd().as_raw_fd(),
@@ -85,8 +100,7 @@ pub fn receive(socket: impl AsFd, largest: usize) -> io::Result<Received> {
             "a message or its descriptors did not fit (is the limit on open files reached?)",
         ));
     }
-    bytes.truncate(length);
-    Ok(Received { bytes, fds, sender })
+    Ok((length, fds, sender))
 }
 
 /// Takes what came along, also of a message that did not fit: what did arrive must be owned.

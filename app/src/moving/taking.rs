@@ -154,21 +154,22 @@ pub(crate) fn start(lifeline: Lifeline, drain: &Drain, runtime: &Handle) -> io::
 }
 
 async fn take_all(lifeline: &AsyncFd<OwnedFd>, arrivals: &Arc<Arrivals>) -> io::Result<()> {
+    let mut room = vec![0; LARGEST_BYTES];
     loop {
         let mut ready = lifeline.readable().await?;
         let received =
-            match ready.try_io(|lifeline| fds::receive(lifeline.get_ref(), LARGEST_BYTES)) {
+            match ready.try_io(|lifeline| fds::receive_into(lifeline.get_ref(), &mut room)) {
                 Ok(received) => received,
                 Err(_would_block) => continue,
             };
         let parked = match received {
-            Ok(received) if received.bytes.is_empty() => return Ok(()),
-            Ok(received) => {
-                if !has_room_behind(&received.fds) || !arrivals.has_room() {
+            Ok((0, _, _)) => return Ok(()),
+            Ok((length, descriptors, _)) => {
+                if !has_room_behind(&descriptors) || !arrivals.has_room() {
                     answer(lifeline, Answered::Full).await?;
                     continue;
                 }
-                unpack(&received.bytes, received.fds)
+                unpack(&room[..length], descriptors)
             }
             // The descriptors did not fit. The sender still has the connection.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
