@@ -80,9 +80,7 @@ fn there_is_nothing_to_roll_back_to_at_first() {
 
 #[test]
 fn a_wait_that_is_over_leaves_the_outcome_open() {
-    let supervisor = Setup::server([])
-        .args(["--ready", "after:300ms"])
-        .start();
+    let supervisor = Setup::server([]).args(["--ready", "after:300ms"]).start();
     supervisor.expect(4, ["reload", "--timeout", "50ms"]);
     // The next one waits for the one that runs, and for its own.
     assert_eq!(supervisor.reload()["from"], 2);
