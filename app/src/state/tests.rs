@@ -340,6 +340,9 @@ async fn a_body_that_nobody_reads_costs_no_connection() {
     old.order(&Order::Retire, &[]);
     assert_eq!(ask(&mut before, GET).await, "new 0");
     across.write_all(half.as_bytes()).await.unwrap();
+    // The old one may have read this together with the end of the body.
+    let next = ask(&mut across, GET).await;
+    assert!(["old 0", "new 0"].contains(&next.as_str()), "{next}");
     assert_eq!(ask(&mut across, GET).await, "new 0");
     timeout(PATIENCE, old.drain.finished()).await.unwrap();
 }
