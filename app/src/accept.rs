@@ -7,7 +7,7 @@ use std::{io, sync::Arc, time::Duration};
 use nix::errno::Errno;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::watch,
     time::sleep,
 };
 
@@ -53,16 +53,54 @@ impl Acceptor {
     }
 }
 
-/// Accepts until the drain begins, at most `connections_max` at a time; `handle` gets each
-/// connection with a permit, to be dropped when the connection has ended.
+/// How many connections are served. Clones count the same ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    served: Arc<watch::Sender<usize>>,
+}
+
+/// One connection that is served, counted as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Seat(Room);
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self {
+            served: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// Counts a connection in, however many there are: one that comes from another generation is
+    /// served in any case.
+    pub(crate) fn enter(&self) -> Seat {
+        self.served.send_modify(|served| *served += 1);
+        Seat(self.clone())
+    }
+
+    /// Waits until there are less than `connections_max`.
+    async fn below(&self, connections_max: usize) {
+        let mut served = self.served.subscribe();
+        // Never an error, for the sender lives in `self`.
+        let _number = served.wait_for(|served| *served < connections_max).await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.served.send_modify(|served| *served -= 1);
+    }
+}
+
+/// Accepts until the drain begins, as long as less than `connections_max` are served; `handle` gets
+/// each connection with its seat, to be dropped when the connection has ended.
 pub(crate) async fn run(
     acceptor: Acceptor,
     name: &str,
+    room: &Room,
     connections_max: usize,
     drain: &Drain,
-    handle: impl Fn(Stream, OwnedSemaphorePermit),
+    handle: impl Fn(Stream, Seat),
 ) {
-    let room = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let mut begun = drain.begun();
     let mut phases = drain.phases().watch();
     let mut wait = WAIT_MIN;
@@ -78,15 +116,12 @@ pub(crate) async fn run(
         }
         // Room comes first: a connection that cannot be served must stay in the queue, where
         // another generation can take it.
-        let permit = tokio::select! {
+        tokio::select! {
             biased;
             () = &mut begun => break,
-            permit = Arc::clone(&room).acquire_owned() => permit,
-        };
-        let Ok(permit) = permit else {
-            // The semaphore is never closed.
-            break;
-        };
+            () = phases.left_serving() => continue,
+            () = room.below(connections_max) => {}
+        }
         // Accepting is one system call: either branch leaves nothing accepted and unserved.
         let accepted = tokio::select! {
             biased;
@@ -97,7 +132,7 @@ pub(crate) async fn run(
         let error = match accepted {
             Ok(stream) => {
                 wait = WAIT_MIN;
-                handle(stream, permit);
+                handle(stream, room.enter());
                 continue;
             }
             Err(error) => error,
@@ -191,19 +226,29 @@ mod tests {
         let drain = Drain::new(Duration::from_secs(5));
         let (accepted, mut arrivals) = mpsc::unbounded_channel();
         let watching = drain.clone();
+        let room = Room::new();
+        // As if it had come from another generation, which may be one more than there is room for.
+        let (moved, another) = (room.enter(), room.enter());
         let task = tokio::spawn(async move {
-            run(acceptor, "http", 1, &watching, |stream, permit| {
-                accepted.send((stream, permit)).unwrap();
+            run(acceptor, "http", &room, 1, &watching, |stream, seat| {
+                accepted.send((stream, seat)).unwrap();
             })
             .await;
         });
         let _first = TcpStream::connect(address).await.unwrap();
         let _second = TcpStream::connect(address).await.unwrap();
-        let held = arrivals.recv().await.unwrap();
         // Often enough for the runtime to look for events in between, several times.
-        for _ in 0..1000 {
-            tokio::task::yield_now().await;
-        }
+        let often = || async {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        drop(moved);
+        often().await;
+        assert!(arrivals.try_recv().is_err());
+        drop(another);
+        let held = arrivals.recv().await.unwrap();
+        often().await;
         assert!(arrivals.try_recv().is_err());
         drop(held);
         drop(arrivals.recv().await.unwrap());
@@ -226,7 +271,7 @@ mod tests {
         drain.begin();
         let _client = TcpStream::connect(address).await.unwrap();
         let taken = Mutex::new(0);
-        run(acceptor, "http", 10, &drain, |_, _| {
+        run(acceptor, "http", &Room::new(), 10, &drain, |_, _| {
             *taken.lock().unwrap() += 1;
         })
         .await;

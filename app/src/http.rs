@@ -34,7 +34,7 @@ pub use body::RequestBody;
 
 use crate::{
     Drain, Listener,
-    accept::{self, Acceptor},
+    accept::{self, Acceptor, Room},
     moving::Kind,
 };
 
@@ -43,7 +43,8 @@ use crate::{
 #[non_exhaustive]
 pub struct Options {
     /// How many connections are served at a time (16,384). Further ones wait in the listener's
-    /// queue and are refused nothing.
+    /// queue and are refused nothing. Those that come from the generation before count, and are
+    /// served in any case.
     pub connections_max: usize,
     /// After the drain began, how long a connection without a request stays open (2 s).
     pub linger: Duration,
@@ -109,6 +110,7 @@ where
     let service = Arc::new(service);
     let options = Arc::new(options);
     let connections_max = options.connections_max;
+    let room = Room::new();
     let serving = drain.clone();
     let connection = {
         let name: Arc<str> = Arc::from(name.as_str());
@@ -120,11 +122,15 @@ where
         }
     };
     for start in connection::Start::ALL {
-        let (connection, spawning) = (connection.clone(), drain.clone());
+        let (connection, spawning, room) = (connection.clone(), drain.clone(), room.clone());
         let runtime = Handle::current();
         let serve = move |parked| {
             let _entered = runtime.enter();
-            spawning.spawn(connection().go_on(start, parked));
+            let (connection, seat) = (connection(), room.enter());
+            spawning.spawn(async move {
+                connection.go_on(start, parked).await;
+                drop(seat);
+            });
         };
         let kind = Kind {
             protocol: start.protocol().to_owned(),
@@ -134,14 +140,14 @@ where
     }
     let accepting = drain.clone();
     drain.spawn(async move {
-        let handle = |stream, permit| {
+        let handle = |stream, seat| {
             let connection = connection();
             accepting.spawn(async move {
                 connection.run(stream).await;
-                drop(permit);
+                drop(seat);
             });
         };
-        accept::run(acceptor, &name, connections_max, &accepting, handle).await;
+        accept::run(acceptor, &name, &room, connections_max, &accepting, handle).await;
     });
     Ok(())
 }

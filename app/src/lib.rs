@@ -56,7 +56,10 @@ pub use drain::{Begun, Drain, Outcome};
 pub use inherit::{InheritError, Inherited, Listener};
 pub use notify::Notifier;
 
-/// The examples of the guide, so that they are tested.
+/// The examples of the guides, so that they are tested.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/writing-an-app.md")]
 mod guide {}
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/connections.md")]
+mod connections_guide {}

@@ -8,7 +8,7 @@
 //!
 //! [`WebSocket`]: crate::websocket::WebSocket
 
-use std::{fmt, future::Future, io, marker::PhantomData, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, io, marker::PhantomData, ops::Range, pin::Pin, sync::Arc};
 
 use heirloom_state_codec::{
     AtticRecord, Bincode, Codec, Context, Lineage, MigrateError, Step, read_entry, write_entry,
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     Drain, Listener,
-    accept::{self, Acceptor},
+    accept::{self, Acceptor, Room, Seat},
     moving::{Kind, Parked, Phase, PhaseWatch, census::Speaks, giving::Mover},
     state::State,
     stream::Stream,
@@ -50,6 +50,11 @@ impl<V> Session<V> {
     /// Uses up the first `count` of [`Self::unread`]; more than there are count as all.
     pub fn consume(&mut self, count: usize) {
         self.unread.drain(..count.min(self.unread.len()));
+    }
+
+    /// Uses up bytes in the middle of [`Self::unread`], within which they must be.
+    pub(crate) fn cut_out(&mut self, bytes: Range<usize>) {
+        self.unread.drain(bytes);
     }
 
     /// Waits for more bytes and adds them to [`Self::unread`]; 0 if none will come. Nothing is lost
@@ -173,6 +178,7 @@ pub struct Served<V, C = Bincode> {
     versions: Arc<[u32]>,
     drain: Drain,
     handler: Arc<Handler<V>>,
+    room: Room,
     types: PhantomData<fn() -> C>,
 }
 
@@ -218,6 +224,7 @@ where
             versions: self.versions,
             drain: drain.clone(),
             handler: Arc::new(move |session, leave| Box::pin(handler(session, leave))),
+            room: Room::new(),
             types: PhantomData,
         };
         let runtime = Handle::current();
@@ -248,8 +255,8 @@ where
     V: Step + Lineage<C> + Clone + Send + 'static,
     C: Codec<V> + 'static,
 {
-    /// Accepts connections from `listener`, at most `connections_max` at a time, each a new session that
-    /// begins with `state`.
+    /// Accepts connections from `listener`, each a new session that begins with `state`, as long as there
+    /// are less than `connections_max` sessions of this name.
     ///
     /// # Errors
     ///
@@ -264,25 +271,23 @@ where
         let acceptor = Acceptor::register(listener)?;
         let served = self.clone();
         self.drain.spawn(async move {
-            let handle = |stream, permit| {
+            let handle = |stream, seat| {
                 let session = Session::new(stream, Vec::new(), state());
-                let (one, drain) = (served.clone(), served.drain.clone());
-                drain.spawn(async move {
-                    one.run(session).await;
-                    drop(permit);
-                });
+                served.drain.spawn(served.clone().run(session, seat));
             };
-            accept::run(acceptor, &name, connections_max, &served.drain, handle).await;
+            let (room, drain) = (&served.room, &served.drain);
+            accept::run(acceptor, &name, room, connections_max, drain, handle).await;
         });
         Ok(())
     }
 
     /// Serves a connection that has become a session.
     pub(crate) fn start(&self, session: Session<V>) {
-        self.drain.spawn(self.clone().run(session));
+        let seat = self.room.enter();
+        self.drain.spawn(self.clone().run(session, seat));
     }
 
-    async fn run(self, mut session: Session<V>) {
+    async fn run(self, mut session: Session<V>, _seat: Seat) {
         let _counted = self.drain.census().count(Speaks::Session);
         let mut stays = false;
         loop {
@@ -406,6 +411,7 @@ impl<V, C> Clone for Served<V, C> {
             versions: Arc::clone(&self.versions),
             drain: self.drain.clone(),
             handler: Arc::clone(&self.handler),
+            room: self.room.clone(),
             types: PhantomData,
         }
     }

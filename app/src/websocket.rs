@@ -272,11 +272,16 @@ impl<V> WebSocket<V> {
             let Some(border) = Border::of(&self.session.unread()[self.fed..])? else {
                 return Ok(None);
             };
-            let whole = &self.session.unread()[self.fed..self.fed + border.length];
-            self.codec.get_mut().input.extend_from_slice(whole);
-            self.fed += border.length;
-            if let Some(more) = border.more {
-                self.in_fragments = more;
+            let whole = self.fed..self.fed + border.length;
+            let input = &mut self.codec.get_mut().input;
+            input.extend_from_slice(&self.session.unread()[whole.clone()]);
+            match border.more {
+                Some(more) => {
+                    self.fed += border.length;
+                    self.in_fragments = more;
+                }
+                // A frame of control between fragments has its effect now, and must not have it again.
+                None => self.session.cut_out(whole),
             }
         }
     }
@@ -468,13 +473,18 @@ mod tests {
         ];
         client.write_all(&parts.concat()).await.unwrap();
         // Until all of it has been read, and is not a message yet.
-        while socket.session.unread().len() < parts.concat().len() {
+        while socket.session.unread().len() < parts.concat().len() - parts[1].len() {
             let receiving =
                 tokio::time::timeout(std::time::Duration::from_millis(20), socket.receive());
             assert!(receiving.await.is_err());
         }
         let session = socket.into_session().await.unwrap();
-        assert_eq!(session.unread(), parts.concat());
+        // The ping was answered, and is not to be answered again.
+        let mut pong = [0; 6];
+        client.read_exact(&mut pong).await.unwrap();
+        assert_eq!(&pong, b"\x8A\x04ping");
+        let kept = [&parts[0][..], &parts[2], &parts[3]].concat();
+        assert_eq!(session.unread(), kept);
         let mut other = WebSocket::new(session);
         assert_eq!(*other.state(), 7);
         client.write_all(b"hree").await.unwrap();

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""A small HTTP service with state, which it hands over to its next generation: counters and notes.
+"""A small HTTP service with state, which it hands over to its next generation: counters and notes. If
+there is a listener named `chat`, it is served too (see `chat`); its connections move as well.
 
     GET  /hello                 which generation this is, and which was before it
     GET  /counters/KEY          the value, 0 if there is none;    POST adds one and answers the value
@@ -16,6 +17,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from chat import NAME, Chat
 from heirloom_native import Native
 from store import LARGEST_NUMBER, Full, Store
 
@@ -34,12 +36,12 @@ REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not All
            507: "Insufficient Storage"}  # fmt: skip
 
 
-def inherited_listener():
-    """The socket named `http` among those that the supervisor holds."""
+def inherited_listener(name):
+    """The socket of this name among those that the supervisor holds, if there is one."""
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or "http" not in names:
-        sys.exit("no listener named http was inherited; start this under heirloom (heirloom.toml)")
-    listener = socket.socket(fileno=3 + names.index("http"))
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or name not in names:
+        return None
+    listener = socket.socket(fileno=3 + names.index(name))
     listener.set_inheritable(False)
     listener.setblocking(False)
     return listener
@@ -66,12 +68,14 @@ class Refused(Exception):
 class App:
     """The listener and its connections."""
 
-    def __init__(self, listener):
+    def __init__(self, listener, chat_listener):
         self.loop = asyncio.get_running_loop()
         self.listener = listener
         self.address = listener.getsockname()
         self.store = Store()
         self.native = Native(self.store, self, VERSION)
+        generation = self.native.generation
+        self.chat = Chat(chat_listener, self.store, generation, self.finish_if_done)
         self.connections = set()
         self.accepting = self.paused = False
         self.closing = asyncio.Event()  # each connection ends with its next response
@@ -82,24 +86,35 @@ class App:
     def pause(self):
         self.paused = True
         self.accept_or_not()
+        self.chat.pause()
 
     def resume(self):
         self.paused = False
         self.accept_or_not()
+        self.chat.pause(False)
 
-    def give_way(self):
+    def give_way(self, giving=None):
         self.closing.set()
         self.accept_or_not()
+        if giving:
+            self.chat.give_way(giving)
 
     def drain(self):
         say("STOPPING=1")
         self.give_way()
+        self.chat.drain()
         self.listener.close()
         self.finish_if_done()
 
     def finish_if_done(self):
-        if self.listener.fileno() < 0 and not self.connections and not self.finished.done():
+        # The former generation may have sessions that are to go through this one to the next.
+        busy = self.connections or self.chat.sessions or self.native.taking
+        if self.listener.fileno() < 0 and not busy and not self.finished.done():
             self.finished.set_result(None)
+
+    def left(self):
+        """The connections that are here still, by protocol."""
+        return f"http/1:{len(self.connections)},session:{self.chat.left()}"
 
     # Connections.
 
@@ -268,10 +283,14 @@ class App:
 
 
 async def main():
-    app = App(inherited_listener())
+    listener = inherited_listener("http")
+    if listener is None:
+        sys.exit("no listener named http was inherited; start this under heirloom (heirloom.toml)")
+    app = App(listener, inherited_listener(NAME))
     if not await app.native.take_over():
         return 1
     app.accept_or_not()
+    app.chat.accept_or_not()
     say("READY=1")
     await app.native.finished()
     return app.native.status

@@ -40,11 +40,12 @@ class Generation:
         path = f"{service.directory.name}/notify-{self.number}"
         self.notify.bind(path)
         environment = dict(
-            os.environ, LISTEN_FDS="1", LISTEN_FDNAMES="http", NOTIFY_SOCKET=path, HEIRLOOM_FD="4",
+            os.environ, LISTEN_FDS="2", LISTEN_FDNAMES="http:chat", NOTIFY_SOCKET=path, HEIRLOOM_FD="5",
             HEIRLOOM_GENERATION=str(self.number), HEIRLOOM_SERVICE="test",
         )  # fmt: skip
         output = service.errors.fileno()
-        wanted = {1: output, 2: output, 3: service.listener.fileno(), 4: theirs.fileno()}
+        listeners = {3: service.listener.fileno(), 4: service.chat.fileno()}
+        wanted = {1: output, 2: output, **listeners, 5: theirs.fileno()}
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD) for fd in wanted.values()]
         moves = [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(high, wanted)]
         # The shell knows the number of the process that it becomes.
@@ -117,13 +118,14 @@ class Generation:
 
 
 class Service:
-    """A listener, and the generations that serve on it."""
+    """A listener, one for sessions, and the generations that serve on it."""
 
     def __init__(self):
         self.directory = tempfile.TemporaryDirectory()
         self.errors = open(f"{self.directory.name}/errors", "w+")
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self.listener.getsockname()[1]
+        self.chat = socket.create_server(("127.0.0.1", 0))
         self.started = self.migrations = 0
         self.generations = []
 
@@ -149,6 +151,7 @@ class Service:
         for generation in self.generations:
             generation.close()
         self.listener.close()
+        self.chat.close()
         self.errors.close()
         self.directory.cleanup()
 

@@ -5,9 +5,11 @@ are `incoming` and `outgoing`. The app behind it has five methods, none of which
 
     pause()     accept no connection and read no request until the next of these calls
     resume()    go on as before
-    give_way()  accept nothing more; the next generation has the state
+    give_way(giving)  accept nothing more; the next generation has the state, and takes sessions
     drain()     accept nothing more, finish what was begun
     finished    a future that is done when the drain is
+    left()      the connections that are still here, as MOVED has them
+    chat        the sessions
 """
 
 import asyncio
@@ -16,9 +18,11 @@ import signal
 import time
 
 import cbor
+import chat
 import snapshot_format as form
 from incoming import New
 from messages import Channel, complain
+from moving import Taking
 from outgoing import APP, Old
 from snapshot_writer import Writer
 
@@ -34,6 +38,7 @@ class Native:
         self.generation = int(os.environ.get("HEIRLOOM_GENERATION", "0"))
         self.former = 0
         self.channel = self.new = self.old = None
+        self.taking = None  # where sessions of the former generation come from
         self.status = 0  # to exit with
         self.tasks = set()  # asyncio keeps no reference to a task that nobody waits for
 
@@ -46,19 +51,30 @@ class Native:
             self.channel = Channel(loop, int(number), self.order, self.gone)
             self.new = New(self.channel, self.store)
             loop.add_signal_handler(signal.SIGTERM, self.new.leave)
-            reads = [section.reads() for section in self.store.sections()]
+            reads = [section.reads() for section in self.store.sections()] + [chat.reads()]
             self.channel.report("HELLO", reads, PROTOCOL=PROTOCOL, VERSION=self.version)
             if not await self.new.outcome:
                 complain(f"this generation ends without the state: {self.new.reason}")
                 return False
             self.former = self.new.former
             self.old = Old(self.channel, self.store, self.app, self.generation)
+            if self.new.lifeline:
+                self.take_sessions(self.new.lifeline)
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, self.old.retire if self.old else self.app.drain)
         self.store.open.set()
         if self.channel and self.channel.gone:
             self.gone()
         return True
+
+    def take_sessions(self, lifeline):
+        sessions = self.app.chat
+
+        def ended():
+            self.taking = None
+            self.app.finish_if_done()
+
+        self.taking = Taking(lifeline, sessions.unpack, sessions.has_room, sessions.go_on, ended)
 
     def gone(self):
         """The supervisor is gone."""
@@ -114,6 +130,8 @@ class Native:
         await self.app.finished
         while self.tasks:
             await asyncio.wait(set(self.tasks))
+        if self.old:
+            self.old.tell_gone()
 
 
 def write_all(writer, copy, file):

@@ -90,7 +90,7 @@ class New:
 
     def own(self):
         self.owner_since = monotonic_usec()
-        self.close()
+        self.close_stream()  # the lifeline stays, for sessions of the former generation
         self.outcome.set_result(True)
 
     def tell_committed(self):
@@ -157,11 +157,14 @@ class New:
         return os.read(self.stream, PIECE_BYTES)
 
     def close(self):
+        self.close_stream()
+        if self.lifeline:
+            self.lifeline.close()
+
+    def close_stream(self):
         if self.task:
             self.task.cancel()
         if self.stream is not None:
             asyncio.get_running_loop().remove_reader(self.stream)
             os.close(self.stream)
             self.stream = None
-        if self.lifeline:
-            self.lifeline.close()

@@ -11,9 +11,11 @@ import os
 import socket
 import time
 
+import chat
 import snapshot_format as form
 from machines import OLD
 from messages import BadMessage, complain, monotonic_usec, parse
+from moving import Giving
 from snapshot_writer import Writer
 
 APP = "native-python"
@@ -22,6 +24,7 @@ MOST_COPIES = 3  # sending more than this many times the base, likewise
 LEAST_BYTES = 1024 * 1024  # of a state that is so small that three times it is nothing
 HARDLY_LESS = 0.9  # what is left after a round, compared with before; twice in a row is enough
 LARGEST_LIFELINE_BYTES = 512
+FIRST_COUNT_S = 0.01  # by then the sessions that were at rest are on their way
 
 
 class NotReadable(Exception):
@@ -52,7 +55,7 @@ class Old:
         self.channel, self.store, self.app, self.generation = channel, store, app, generation
         self.state = "serving"
         self.retiring = self.draining = False
-        self.task = self.deadline = self.stream = self.lifeline = None
+        self.task = self.deadline = self.stream = self.lifeline = self.giving = None
         self.migration = None
         self.reason = ""
 
@@ -109,7 +112,8 @@ class Old:
         self.writer = Writer(APP, self.store.sections(), self.migration, self.generation)
         self.store.track(True)
         asyncio.get_running_loop().add_reader(self.lifeline, self.hear)
-        self.task = asyncio.create_task(self.send(set(order["READS"])))
+        self.reads = set(order["READS"])
+        self.task = asyncio.create_task(self.send(self.reads))
 
     def refuse(self):
         order, fds = self.asked
@@ -151,7 +155,8 @@ class Old:
             self.deadline = None
         self.close_stream()
         loop.remove_reader(self.lifeline)
-        self.lifeline.close()
+        if self.state != "yielded":
+            self.lifeline.close()
         self.store.track(False)
 
     def tell_failed(self):
@@ -180,10 +185,28 @@ class Old:
     def give_way(self):
         self.store.given_away = True
         self.store.open.set()
-        self.app.give_way()
+        # Sessions go to a generation that has said that it knows them.
+        knows = chat.reads() in self.reads
+        if not knows:
+            self.lifeline.close()
+        self.giving = Giving(self.lifeline if knows else None, self.tell_moved)
+        self.app.give_way(self.giving)
 
     def tell_yielded(self):
         self.channel.report("YIELDED", MIGRATION=self.migration, AT_USEC=monotonic_usec())
+        asyncio.get_running_loop().call_later(FIRST_COUNT_S, self.tell_moved)
+
+    def tell_moved(self):
+        if not self.giving.waiting:
+            moved = f"session:{self.giving.moved}"
+            left = self.app.left()
+            self.channel.report("MOVED", MIGRATION=self.migration, MOVED=moved, LEFT=left)
+
+    def tell_gone(self):
+        """The last word of a generation that has given its state away."""
+        if self.giving:
+            moved = f"session:{self.giving.moved}"
+            self.channel.report("GONE", MIGRATION=self.migration, MOVED=moved, CUT=0)
 
     def drain(self):
         self.draining = True

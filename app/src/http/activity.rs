@@ -33,7 +33,7 @@ enum Stage {
 enum Body {
     /// There was none, or it was read to its end.
     Ended,
-    /// It is being read.
+    /// It is being read, by the service or in its stead.
     Open,
     /// It was left unread: where the next request begins, only hyper knows.
     Left,
@@ -140,9 +140,12 @@ impl Activity {
         match self.stage {
             Stage::Quiet { since } => {
                 let idle = since + options.idle_timeout;
-                let end = match drain_begun_at {
-                    Some(begun_at) => idle.min(since.max(begun_at) + options.linger),
-                    None => idle,
+                let end = match (drain_begun_at, self.body) {
+                    (Some(begun_at), Body::Ended | Body::Left) => {
+                        idle.min(since.max(begun_at) + options.linger)
+                    }
+                    // The client is in the middle of a request's body.
+                    (Some(_), Body::Open) | (None, _) => idle,
                 };
                 Some((end, Expiry::Quiet))
             }

@@ -109,7 +109,7 @@ where
         }
     }
 
-    async fn run_from(self, start: Start, head: Vec<u8>, mut stream: Stream) {
+    async fn run_from(self, start: Start, mut head: Vec<u8>, mut stream: Stream) {
         let watch = Watch::new();
         let mut clock = Clock::new(&watch, &self.options, &self.drain);
         let mut phases = self.drain.phases().watch();
@@ -117,35 +117,36 @@ where
             watch.lock().bytes_arrived(Instant::now());
         }
         let census = self.drain.census();
-        let sniffed = match start {
-            Start::Http1 => Sniffed::Http1(head.into()),
-            Start::Unknown => {
-                let _counted = census.count(Speaks::Unknown);
-                sniff(head, &mut stream, &watch, &mut clock, &mut phases).await
+        loop {
+            let counted = census.count(Speaks::Unknown);
+            let sniffed = match start {
+                Start::Http1 => Sniffed::Http1(head.into()),
+                Start::Unknown => sniff(head, &mut stream, &watch, &mut clock, &mut phases).await,
+            };
+            if let Sniffed::Move(bytes, mover) = sniffed {
+                let Some(back) = self.moved(Start::Unknown, bytes, stream, &mover).await else {
+                    return;
+                };
+                // It stays here after all, and is served with the others that do.
+                (head, stream) = back;
+                phases = Phases::new().watch();
+                continue;
             }
-        };
-        match sniffed {
-            Sniffed::Http1(head) => {
-                let _counted = census.count(Speaks::Http1);
-                self.http1(head, stream, &watch, &mut clock, &mut phases)
-                    .await;
-            }
-            Sniffed::Http2(head) => {
-                let _counted = census.count(Speaks::Http2);
-                self.http2(Rewound::new(head, stream)).await;
-            }
-            Sniffed::Move(head, mover) => {
-                let _counted = census.count(Speaks::Unknown);
-                if let Some((head, stream)) = self.moved(Start::Unknown, head, stream, &mover).await
-                {
-                    // It stays here after all, and is served with the others that do.
-                    let mut stays = Phases::new().watch();
-                    self.http1(head.into(), stream, &watch, &mut clock, &mut stays)
+            drop(counted);
+            match sniffed {
+                Sniffed::Http1(head) => {
+                    let _counted = census.count(Speaks::Http1);
+                    self.http1(head, stream, &watch, &mut clock, &mut phases)
                         .await;
                 }
+                Sniffed::Http2(head) => {
+                    let _counted = census.count(Speaks::Http2);
+                    self.http2(Rewound::new(head, stream)).await;
+                }
+                Sniffed::Quiet => stream.close().await,
+                Sniffed::Move(..) | Sniffed::Gone => {}
             }
-            Sniffed::Quiet => stream.close().await,
-            Sniffed::Gone => {}
+            return;
         }
     }
 
@@ -216,6 +217,7 @@ where
                         log_end(result);
                         return Poll::Ready(Stop::Done);
                     }
+                    watch.poll_discard(context);
                 }
                 match phase {
                     Phase::Serving => clock.poll(context).map(Stop::Expired),

@@ -11,7 +11,7 @@ use std::{
 use hyper::{
     Request, Response, StatusCode, Version,
     body::{Body, Frame, Incoming, SizeHint},
-    header::{CONNECTION, HeaderValue},
+    header::{CONNECTION, EXPECT, HeaderValue},
     service::Service,
 };
 
@@ -50,7 +50,8 @@ where
         let version = request.version();
         let drain = self.drain.clone();
         let watch = self.observer.watch();
-        let request = request.map(|incoming| RequestBody::new(incoming, watch));
+        let awaits_word = request.headers().contains_key(EXPECT);
+        let request = request.map(|incoming| RequestBody::new(incoming, awaits_word, watch));
         let response = self.service.call(request);
         Box::pin(async move {
             let mut response = response.await?;

@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Options,
     activity::{Activity, Expiry},
+    body::{Discarded, Leftover},
     service::Observer,
 };
 use crate::{Begun, Drain, stream::Rewound, websocket::Upgrade};
@@ -29,6 +30,8 @@ pub(super) struct Watch {
     activity: Arc<Mutex<Activity>>,
     /// What becomes of the connection when hyper is done with it.
     upgrade: Arc<Mutex<Option<Upgrade>>>,
+    /// What is still to be read of a body in which nobody is interested.
+    leftover: Arc<Mutex<Option<Leftover>>>,
 }
 
 impl Watch {
@@ -36,7 +39,33 @@ impl Watch {
         Self {
             activity: Arc::new(Mutex::new(Activity::new(Instant::now()))),
             upgrade: Arc::default(),
+            leftover: Arc::default(),
         }
+    }
+
+    /// Nobody is interested in the rest of this body.
+    pub(super) fn discard(&self, leftover: Leftover) {
+        *self.leftover() = Some(leftover);
+    }
+
+    /// Reads on what nobody is interested in. To be polled after hyper, which is woken if this makes
+    /// a difference to it.
+    pub(super) fn poll_discard(&self, context: &mut Context<'_>) {
+        let mut leftover = self.leftover();
+        let Some(Poll::Ready(discarded)) = leftover.as_mut().map(|body| body.poll(context)) else {
+            return;
+        };
+        *leftover = None;
+        match discarded {
+            Discarded::Ended => self.lock().body_ended(),
+            Discarded::TooMuch => self.lock().body_left_unread(),
+        }
+        // hyper sees what was left of the body go.
+        context.waker().wake_by_ref();
+    }
+
+    fn leftover(&self) -> MutexGuard<'_, Option<Leftover>> {
+        self.leftover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The response that is on its way is the last in HTTP.

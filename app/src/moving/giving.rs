@@ -3,11 +3,14 @@
 //! A task of its own owns the lifeline. It sends no more than a window of connections ahead of the
 //! answers: descriptors that are under way count against the sender's limit on open files
 //! (`ETOOMANYREFS` of `unix(7)`).
+//!
+//! When it ends, for whatever reason, connections may be under way whose answer is too. Which of the two
+//! generations has each is decided as a commit is, by the lifeline itself ([`Sender::resolve`]).
 
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,9 +21,11 @@ use heirloom_handover::{
     message::{Counts, Reads},
 };
 use nix::{
+    errno::Errno,
     sys::{
         memfd::{MFdFlags, memfd_create},
         resource::{Resource, getrlimit},
+        socket::{Shutdown, shutdown},
     },
     unistd::write,
 };
@@ -28,7 +33,7 @@ use tokio::{
     io::unix::AsyncFd,
     runtime::Handle,
     sync::{mpsc, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::sys;
@@ -49,6 +54,11 @@ const CALM: Duration = Duration::from_millis(10);
 
 /// So many parked connections may wait to be sent; more wait where they are.
 const QUEUE: usize = 1024;
+
+/// How long to wait before sending is tried again while descriptors of others are in the way, and for
+/// how long at most. They count for a user, not for a process, and somebody else's are soon received.
+const CROWDED_PAUSE: Duration = Duration::from_millis(10);
+const CROWDED_LIMIT: Duration = Duration::from_secs(20);
 
 /// An answer is one short line.
 const ANSWER_BYTES: usize = 64;
@@ -87,6 +97,7 @@ impl Mover {
             lifeline,
             parked,
             under_way: VecDeque::new(),
+            held_up: None,
             window: window(),
             open: Arc::clone(&open),
             moved: Arc::clone(&moved),
@@ -153,6 +164,8 @@ struct Sender {
     parked: mpsc::Receiver<(Parked, oneshot::Sender<Option<Parked>>)>,
     /// Sent and not answered, in order.
     under_way: VecDeque<(Parked, oneshot::Sender<Option<Parked>>)>,
+    /// The next to be sent, for which too many descriptors are under way; since when.
+    held_up: Option<(Parked, oneshot::Sender<Option<Parked>>, Instant)>,
     window: usize,
     open: Arc<AtomicBool>,
     moved: Arc<Mutex<Counts>>,
@@ -165,9 +178,17 @@ impl Sender {
             tracing::warn!(%error, "no more connections can be moved; the rest is served here");
         }
         self.open.store(false, Ordering::Relaxed);
+        self.resolve();
         self.parked.close();
-        // What was not answered was not touched either: the receiver answers first.
-        for (parked, answer) in std::mem::take(&mut self.under_way) {
+        // What was not answered is not touched either: the receiver answers first.
+        let held_up = self
+            .held_up
+            .take()
+            .map(|(parked, answer, _)| (parked, answer));
+        for (parked, answer) in std::mem::take(&mut self.under_way)
+            .into_iter()
+            .chain(held_up)
+        {
             let _gone = answer.send(Some(parked));
         }
         while let Some((parked, answer)) = self.parked.recv().await {
@@ -178,8 +199,9 @@ impl Sender {
     async fn send_all(&mut self) -> io::Result<()> {
         let mut untold = true;
         loop {
-            let room = self.under_way.len() < self.window;
-            let calm = self.under_way.is_empty() && untold;
+            let held_up = self.held_up.is_some();
+            let room = !held_up && self.under_way.len() < self.window;
+            let calm = !held_up && self.under_way.is_empty() && untold;
             tokio::select! {
                 biased;
                 answered = next_answer(&self.lifeline, !self.under_way.is_empty()) => {
@@ -188,11 +210,15 @@ impl Sender {
                     if !self.open.load(Ordering::Relaxed) {
                         return Ok(());
                     }
+                    self.send_held_up().await?;
                 }
                 parked = self.parked.recv(), if room => match parked {
-                    Some((parked, answer)) => self.send(parked, answer).await?,
+                    Some((parked, answer)) => self.send(parked, answer, Instant::now()).await?,
                     None => return Ok(()),
                 },
+                () = sleep(CROWDED_PAUSE), if held_up && self.under_way.is_empty() => {
+                    self.send_held_up().await?;
+                }
                 () = sleep(CALM), if calm => {
                     untold = false;
                     (self.tell)(self.counts());
@@ -201,10 +227,41 @@ impl Sender {
         }
     }
 
+    /// Lets no further answer come, and hears those that have: each connection that is under way has
+    /// been taken, or cannot be any more. The receiver's answers fail from here on.
+    fn resolve(&mut self) {
+        let socket = self.lifeline.get_ref();
+        // Without a peer nobody can answer any more either.
+        if let Err(errno) = shutdown(socket.as_raw_fd(), Shutdown::Read)
+            && errno != Errno::ENOTCONN
+        {
+            tracing::error!(%errno, "the lifeline cannot be closed for answers");
+        }
+        while !self.under_way.is_empty() {
+            let Ok(received) = fds::receive(self.lifeline.get_ref(), ANSWER_BYTES) else {
+                return;
+            };
+            // What is no answer, or the end, answers nothing.
+            let Some(answered) = Answered::parse(&received.bytes) else {
+                return;
+            };
+            self.answered(answered);
+        }
+    }
+
+    async fn send_held_up(&mut self) -> io::Result<()> {
+        match self.held_up.take() {
+            Some((parked, answer, since)) => self.send(parked, answer, since).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends one that is to be sent since then.
     async fn send(
         &mut self,
         parked: Parked,
         answer: oneshot::Sender<Option<Parked>>,
+        since: Instant,
     ) -> io::Result<()> {
         let total = parked.unread.len() + parked.state.len() + parked.attic.len();
         if total > BYTES_MAX {
@@ -250,6 +307,13 @@ impl Sender {
         match timeout(ANSWER_LIMIT, sending).await {
             Ok(Ok(())) => {
                 self.under_way.push_back((parked, answer));
+                Ok(())
+            }
+            Ok(Err(error))
+                if error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
+                    && since.elapsed() < CROWDED_LIMIT =>
+            {
+                self.held_up = Some((parked, answer, since));
                 Ok(())
             }
             Ok(Err(error)) => {
@@ -330,4 +394,112 @@ fn in_file(bytes: &[u8]) -> io::Result<OwnedFd> {
         left = &left[count..];
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use heirloom_handover::lifeline::Lifeline;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use super::*;
+    use crate::moving::Kind;
+
+    /// Nothing a test waits for takes longer on the slowest machine.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn parked(state: u8) -> Parked {
+        Parked {
+            kind: Kind {
+                protocol: "session".to_owned(),
+                name: "chat".to_owned(),
+            },
+            socket: UnixStream::pair().unwrap().0.into(),
+            unread: Vec::new(),
+            version: 1,
+            state: vec![state],
+            attic: Vec::new(),
+        }
+    }
+
+    /// A mover, and the end of the lifeline at which the test plays the next generation.
+    fn mover() -> (Arc<Mover>, OwnedFd) {
+        let (here, there) = Lifeline::pair().unwrap();
+        fcntl(&here, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let tell: Tell = Box::new(|_| {});
+        let mover = Mover::start(here, Vec::new(), tell, &Handle::current()).unwrap();
+        (Arc::new(mover), there)
+    }
+
+    fn say(there: &OwnedFd, answered: Answered) {
+        fds::send(there, answered.text(), &[] as &[OwnedFd]).unwrap();
+    }
+
+    /// Gives so many, and waits until all are under way; what comes back, in order.
+    async fn give(
+        mover: &Arc<Mover>,
+        there: &OwnedFd,
+        count: u8,
+    ) -> Vec<tokio::task::JoinHandle<Option<Parked>>> {
+        let mut given = Vec::new();
+        for state in 0..count {
+            let mover = Arc::clone(mover);
+            given.push(tokio::spawn(async move { mover.give(parked(state)).await }));
+            let there = there.try_clone().unwrap();
+            let arrived = tokio::task::spawn_blocking(move || {
+                fds::receive(&there, super::super::wire::LARGEST_BYTES).unwrap()
+            });
+            let arrived = timeout(PATIENCE, arrived).await.unwrap().unwrap();
+            assert_eq!(arrived.bytes.last(), Some(&state));
+        }
+        given
+    }
+
+    async fn outcome(given: Vec<tokio::task::JoinHandle<Option<Parked>>>) -> Vec<Option<u8>> {
+        let mut outcome = Vec::new();
+        for one in given {
+            let back = timeout(PATIENCE, one).await.unwrap().unwrap();
+            outcome.push(back.map(|parked| parked.state[0]));
+        }
+        outcome
+    }
+
+    #[tokio::test]
+    async fn each_goes_or_comes_back_as_it_was_answered() {
+        let (mover, there) = mover();
+        let given = give(&mover, &there, 3).await;
+        for answered in [Answered::Taken, Answered::Declined, Answered::Taken] {
+            say(&there, answered);
+        }
+        assert_eq!(outcome(given).await, [None, Some(1), None]);
+        assert!(mover.is_open());
+        assert_eq!(mover.moved().total(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_taken_behind_a_full_one_is_not_kept_as_well() {
+        let (mover, there) = mover();
+        let given = give(&mover, &there, 4).await;
+        // All of it is there before the sender hears the first.
+        for answered in [Answered::Full, Answered::Taken] {
+            say(&there, answered);
+        }
+        assert_eq!(outcome(given).await, [Some(0), None, Some(2), Some(3)]);
+        assert!(!mover.is_open());
+        assert!(mover.give(parked(9)).await.is_some());
+        // What came back can no longer be taken.
+        let late = fds::send(&there, Answered::Taken.text(), &[] as &[OwnedFd]).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn all_come_back_from_a_generation_that_ends() {
+        let (mover, there) = mover();
+        let given = give(&mover, &there, 2).await;
+        say(&there, Answered::Taken);
+        drop(there);
+        assert_eq!(outcome(given).await, [None, Some(1)]);
+        assert!(!mover.is_open());
+    }
 }

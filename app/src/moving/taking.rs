@@ -25,7 +25,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::sys;
+use crate::{Drain, sys};
 
 use super::{
     Kind, Parked,
@@ -130,23 +130,23 @@ impl fmt::Debug for Arrivals {
     }
 }
 
-/// Takes connections off this lifeline until the former generation closes it.
+/// Takes connections off this lifeline until the former generation closes it. The drain waits for that:
+/// what the former generation still has to give may have to go on from here to the next.
 ///
 /// # Errors
 ///
 /// The system's.
-pub(crate) fn start(
-    lifeline: Lifeline,
-    arrivals: &Arc<Arrivals>,
-    runtime: &Handle,
-) -> io::Result<()> {
+pub(crate) fn start(lifeline: Lifeline, drain: &Drain, runtime: &Handle) -> io::Result<()> {
     let lifeline = OwnedFd::from(lifeline);
     fcntl(&lifeline, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let _entered = runtime.enter();
     let lifeline = sys::register(lifeline)?;
-    let arrivals = Arc::clone(arrivals);
-    runtime.spawn(async move {
-        if let Err(error) = take_all(&lifeline, &arrivals).await {
+    let arrivals = Arc::clone(drain.arrivals());
+    drain.spawn(async move {
+        if let Err(error) = take_all(&lifeline, &arrivals).await
+            // The former generation gives no more, and keeps what is under way.
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
             tracing::warn!(%error, "no more connections come from the former generation");
         }
     });
@@ -233,6 +233,8 @@ async fn answer(lifeline: &AsyncFd<OwnedFd>, answered: Answered) -> io::Result<(
             }
         }
     };
+    // An answer that cannot be given leaves the connection with the former generation, as it is not
+    // touched here.
     timeout(ANSWER_LIMIT, sending)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -47,7 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One generation, and the supervisor's end of its socket.
 pub(super) struct Generation {
-    pub(super) state: State,
     pub(super) drain: Drain,
     socket: OwnedFd,
     owning: JoinHandle<Result<Origin, TakeOverError>>,
@@ -64,14 +63,13 @@ impl Generation {
         .unwrap();
         let drain = Drain::new(PATIENCE);
         let owning = {
-            let (state, drain) = (state.clone(), drain.clone());
+            let drain = drain.clone();
             tokio::spawn(async move {
                 let tenure = Tenure::new("test", number.to_string());
                 state.take_over_on(other, number, &drain, tenure).await
             })
         };
         Self {
-            state,
             drain,
             socket,
             owning,
@@ -104,7 +102,6 @@ impl Generation {
             .unwrap()
             .unwrap();
         Owner {
-            state: self.state,
             drain: self.drain,
             socket: self.socket,
             origin,
@@ -122,7 +119,6 @@ impl Generation {
 
 /// A generation that has come to own the state.
 pub(super) struct Owner {
-    pub(super) state: State,
     pub(super) drain: Drain,
     socket: OwnedFd,
     pub(super) origin: Origin,
@@ -173,7 +169,7 @@ impl Owner {
     }
 
     /// A whole handover to the next generation.
-    pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Owner {
+    pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Self {
         self.send_to(&next, migration, Purpose::Handover).await;
         let said = self.says().await;
         assert!(matches!(said, Report::Converged { .. }), "{said:?}");
@@ -200,12 +196,16 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(20);
 fn serve(owner: &Owner, listener: Listener, name: &'static str) {
     let service = service_fn(move |request: Request<http::RequestBody>| async move {
         let slow = request.uri().path() == "/slow";
+        if request.uri().path() == "/unread" {
+            let text = format!("{name} unread");
+            return Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))));
+        }
         let body = request.into_body().collect().await.unwrap().to_bytes();
         if slow {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let text = format!("{name} {}", body.len());
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+        Ok(Response::new(Full::new(Bytes::from(text))))
     });
     http::serve(listener, service, &owner.drain, http::Options::default()).unwrap();
 }
@@ -312,6 +312,39 @@ async fn connections_go_on_in_the_next_generation() {
     timeout(PATIENCE, old.drain.finished()).await.unwrap();
     let mut another = TcpStream::connect(address).await.unwrap();
     assert_eq!(ask(&mut another, GET).await, "new 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_reads_costs_no_connection() {
+    let (listener, shared, address) = listeners();
+    let old = Owner::first(State::new()).await;
+    serve(&old, listener, "old");
+    let head = "POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+    let body = "x".repeat(100_000);
+    let mut before = TcpStream::connect(address).await.unwrap();
+    assert_eq!(
+        ask(&mut before, &format!("{head}{body}")).await,
+        "old unread"
+    );
+    // The answer is there, and most of the request is not.
+    let mut across = TcpStream::connect(address).await.unwrap();
+    let half = &body[..50_000];
+    assert_eq!(
+        ask(&mut across, &format!("{head}{half}")).await,
+        "old unread"
+    );
+
+    let new = Generation::start(2, State::new());
+    let new = old.hand_over(new, 7).await;
+    serve(&new, shared, "new");
+    old.order(&Order::Retire, &[]);
+    assert_eq!(ask(&mut before, GET).await, "new 0");
+    across.write_all(half.as_bytes()).await.unwrap();
+    // The old one may have read this together with the end of the body.
+    let next = ask(&mut across, GET).await;
+    assert!(["old 0", "new 0"].contains(&next.as_str()), "{next}");
+    assert_eq!(ask(&mut across, GET).await, "new 0");
+    timeout(PATIENCE, old.drain.finished()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,11 +84,14 @@ impl<V> Untracked<V> {
     }
 }
 
+/// One shard, on cache lines of its own.
+type Shard<V> = Apart<HashMap<u64, Option<V>>>;
+
 /// Hash maps.
 #[derive(Debug)]
 pub struct Plain<V> {
     hasher: RandomState,
-    shards: Box<[Apart<HashMap<u64, Option<V>>>]>,
+    shards: Box<[Shard<V>]>,
 }
 
 impl<V> Default for Plain<V> {

@@ -9,6 +9,7 @@
 
 mod cold_restart;
 mod commands;
+mod connections;
 mod counted;
 mod deploy_recipe;
 mod deploys;

@@ -12,7 +12,7 @@ use heirloom_state_codec::{
 use super::{Arena, Object, bytes, descriptors, memory};
 use crate::state::{
     error::{StateError, StoreError},
-    store::{Boxed, Budget, Form, Outlet, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::Group,
     turn::lock,
 };
@@ -257,7 +257,7 @@ impl Store for Arena {
         Box::pin(async { Err(self.not_there()) })
     }
 
-    fn see_all(&self, _: u32) -> Boxed<'_, Result<Vec<(Vec<u8>, Vec<u8>)>, StateError>> {
+    fn see_all(&self, _: u32) -> Boxed<'_, Result<Vec<Pair>, StateError>> {
         Box::pin(async { Err(self.not_there()) })
     }
 

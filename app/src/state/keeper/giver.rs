@@ -1,7 +1,7 @@
 //! The side that gives the state away, and serves until then.
 //!
 //! Carries [`heirloom_handover::source`] out, order by order. The copy itself is [`Giving`]'s, or
-//! [`saving`]'s when it goes to a file. What is changed here is to be changed in the mirror of docs/model.md.
+//! [`saving`](crate::state::saving)'s when it goes to a file. What is changed here is to be changed in the mirror of docs/model.md.
 
 mod orders;
 

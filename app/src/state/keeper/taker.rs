@@ -7,7 +7,6 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -249,14 +248,14 @@ impl Taker<'_> {
         let keeper = &mut *self.keeper;
         keeper.core.gate.open(false);
         if let Some(link) = self.link.take()
-            && let Err(error) = link::server::start(link, Arc::clone(&keeper.core), &keeper.runtime)
+            && let Err(error) =
+                link::server::start(link, &keeper.core, &keeper.drain, &keeper.runtime)
         {
             tracing::warn!(%error, "operations of the former generation cannot be served");
         }
         let lifeline = self.taking.take().and_then(|taking| taking.lifeline);
         if let Some(lifeline) = lifeline
-            && let Err(error) =
-                moving::taking::start(lifeline, keeper.drain.arrivals(), &keeper.runtime)
+            && let Err(error) = moving::taking::start(lifeline, &keeper.drain, &keeper.runtime)
         {
             tracing::warn!(%error, "connections of the former generation cannot be taken");
         }

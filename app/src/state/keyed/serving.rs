@@ -6,7 +6,7 @@ use super::{Handle, Keyed, Kind, Staged};
 use crate::state::{
     error::{StateError, StoreError},
     remote::lowered,
-    store::{Boxed, Budget, Form, Outlet, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::Group,
 };
 
@@ -81,7 +81,7 @@ impl<T: Kind> Store for Handle<T> {
         })
     }
 
-    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<(Vec<u8>, Vec<u8>)>, StateError>> {
+    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<Pair>, StateError>> {
         Box::pin(async move {
             let entries = Self::entries(self).await?;
             let each = entries.iter().map(|(key, value)| {

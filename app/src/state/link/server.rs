@@ -10,27 +10,37 @@ use tokio::{
 };
 
 use super::wire::{self, Answer, Part, Question};
-use crate::state::{
-    Core,
-    error::StateError,
-    store::{Store, Wanted},
-    transaction::{self, Group},
+use crate::{
+    Drain,
+    state::{
+        Core,
+        error::StateError,
+        store::{Store, Wanted},
+        transaction::{self, Group},
+    },
 };
 
 /// So many operations of another generation are under way at a time; more wait in the socket.
 const MOST_AT_ONCE: usize = 256;
 
-/// Answers on this socket until the other generation closes it.
+/// Answers on this socket until the other generation closes it. The drain waits for that: a generation
+/// that has given its state away itself carries the questions on to the one that has it.
 ///
 /// # Errors
 ///
 /// The system's.
-pub(crate) fn start(socket: OwnedFd, core: Arc<Core>, runtime: &Handle) -> io::Result<()> {
+pub(crate) fn start(
+    socket: OwnedFd,
+    core: &Arc<Core>,
+    drain: &Drain,
+    runtime: &Handle,
+) -> io::Result<()> {
     let stream = StdStream::from(socket);
     stream.set_nonblocking(true)?;
     let _entered = runtime.enter();
     let stream = UnixStream::from_std(stream)?;
-    runtime.spawn(async move {
+    let core = Arc::clone(core);
+    drain.spawn(async move {
         if let Err(error) = serve(stream, core).await {
             tracing::warn!(%error, "the former generation's operations end here");
         }

@@ -12,7 +12,7 @@ use crate::state::{
     keyed::Value,
     link::{Fate, Link, Part, WantedChange},
     remote::{lowered, raised},
-    store::{Boxed, Budget, Form, Outlet, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::{Draft, Group, LockedGroup},
     turn::lock,
 };
@@ -101,7 +101,7 @@ where
         })
     }
 
-    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<(Vec<u8>, Vec<u8>)>, StateError>> {
+    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<Pair>, StateError>> {
         Box::pin(async move {
             // The entries there are when this begins: later ones only follow.
             let length = self.len().await?;

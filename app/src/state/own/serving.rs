@@ -16,7 +16,7 @@ use crate::state::{
     keyed::Value,
     link::{Fate, Link, Part, WantedChange},
     remote::{lowered, raised, raised_over},
-    store::{Boxed, Budget, Form, Outlet, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::{Draft, Group, LockedGroup},
     turn::lock,
 };
@@ -105,7 +105,7 @@ where
         })
     }
 
-    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<(Vec<u8>, Vec<u8>)>, StateError>> {
+    fn see_all(&self, version: u32) -> Boxed<'_, Result<Vec<Pair>, StateError>> {
         Box::pin(async move {
             let entries = Self::entries(self).await?;
             let each = entries.iter().map(|(key, value)| {

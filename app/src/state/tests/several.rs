@@ -14,6 +14,7 @@ use heirloom_state_codec::{Context, State as Schema, Step, StepError};
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, task::block_in_place, time::timeout};
 
+use crate::Drain;
 use crate::state::{
     Cell, Core, Log, Map, Set, State, StateError, Tracked,
     link::{self, Link, server},
@@ -112,7 +113,8 @@ fn hand_over(old: &Arc<Core>, new: &Arc<Core>) {
     }
     let (here, there) = link::pair();
     let link = Link::start(here, versions, &Handle::current()).unwrap();
-    server::start(there, Arc::clone(new), &Handle::current()).unwrap();
+    let drain = Drain::new(Duration::from_secs(30));
+    server::start(there, new, &drain, &Handle::current()).unwrap();
     new.gate.open(false);
     old.gate.yield_to(Arc::new(link));
 }

@@ -77,7 +77,7 @@ impl Demo {
             // The end comes from outside; this is the limit should it not come.
             .duration(options.duration * 2)
             .requests(|client, number| match counts(number) {
-                true => Request::post(&counter(client), Vec::new()),
+                true => Request::post(counter(client), Vec::new()),
                 false => Request::get("/version"),
             })
             .check(move |client, number, response| match counts(number) {
@@ -117,7 +117,7 @@ impl Demo {
             ..Writes::default()
         };
         for (client, acknowledged) in self.acknowledged.iter().enumerate() {
-            let response = ask(server, &Request::get(&counter(client))).await?;
+            let response = ask(server, &Request::get(counter(client))).await?;
             let held: u64 = response.text().trim().parse()?;
             let acknowledged = acknowledged.load(Ordering::Relaxed);
             writes.lost += acknowledged.saturating_sub(held);

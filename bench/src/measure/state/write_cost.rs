@@ -111,7 +111,7 @@ fn compare(programs: &Programs, extent: Extent) -> Result<Outcome> {
             format!("{:.0} ns", pairs.second()),
             format!("**{ratio:.3}**"),
             format!("{low:.3} to {high:.3}"),
-            hold.map_or("not judged".to_owned(), |hold| format!("≤ {hold}")),
+            hold.map_or_else(|| "not judged".to_owned(), |hold| format!("≤ {hold}")),
         ]);
         if let Some(hold) = hold.filter(|hold| extent == Extent::Full && ratio > *hold) {
             missed.push(format!(

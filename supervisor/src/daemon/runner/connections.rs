@@ -37,14 +37,7 @@ impl Runner {
             );
             self.note(Some(generation), EventKind::Moved, &text);
         }
-        self.recount(generation);
-        if self
-            .parting
-            .as_ref()
-            .is_some_and(|parting| parting.counts.is_some())
-        {
-            self.parted();
-        }
+        self.counted(generation);
     }
 
     /// An old process is about to end and says what became of its connections.
@@ -62,7 +55,16 @@ impl Runner {
             in_words(&connections.moved)
         );
         self.note(Some(generation), EventKind::Drained, &text);
-        self.recount(generation);
+        self.counted(generation);
+    }
+
+    /// A count has come; a report that waits for nothing else goes out.
+    fn counted(&mut self, from: u64) {
+        self.recount(from);
+        let parting = self.parting.as_ref();
+        if parting.is_some_and(|parting| parting.counts.is_some()) {
+            self.parted();
+        }
     }
 
     /// Brings the counts of the last handover, and of the one whose report waits, up to date.
