@@ -1,6 +1,7 @@
 //! What /proc tells about a process: memory, wake-ups, identity.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -36,6 +37,29 @@ pub fn processor_time(pid: Pid) -> Result<Duration> {
         schedstat.split_whitespace().next()?.parse().ok()
     })?;
     Ok(Duration::from_nanos(time_ns))
+}
+
+/// The children of a process.
+///
+/// # Errors
+/// If it has gone, or the kernel does not tell (CONFIG_PROC_CHILDREN).
+pub fn children(pid: Pid) -> Result<Vec<Pid>> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut children = Vec::new();
+    for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
+        let path = task?.path().join("children");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path:?}"))?;
+        let each = text.split_whitespace().filter_map(|pid| pid.parse().ok());
+        children.extend(each.map(Pid::from_raw));
+    }
+    Ok(children)
+}
+
+/// How many descriptors a process has open. `None` if it has gone.
+#[must_use]
+pub fn open_descriptors(pid: Pid) -> Option<u64> {
+    // The size of this directory is their number since Linux 6.2.
+    Some(fs::metadata(format!("/proc/{pid}/fd")).ok()?.size())
 }
 
 fn sum_over_threads(pid: Pid, file: &str, value: impl Fn(&str) -> Option<u64>) -> Result<u64> {
@@ -83,6 +107,8 @@ mod tests {
         assert!(voluntary_switches(Pid::this()).is_ok());
         assert!(processor_time(Pid::this()).unwrap() > Duration::ZERO);
         assert!(start_ticks(Pid::this()).unwrap() > 0);
+        assert!(open_descriptors(Pid::this()).unwrap() > 2);
+        assert!(children(Pid::parent()).unwrap().contains(&Pid::this()));
     }
 
     #[test]

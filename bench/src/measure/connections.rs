@@ -1,6 +1,5 @@
 //! Connections that move: how long it takes over their number, and whether those that are busy notice.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +11,7 @@ use super::state::Extent;
 use super::{Outcome, median, milliseconds};
 use crate::load::{Load, Pace, Plan, Report, Request, Reuse};
 use crate::peers::Programs;
+use crate::procfs::{children, open_descriptors};
 use crate::publish::chart::{Chart, Line};
 use crate::publish::markdown::Table;
 use crate::supervisor::Supervisor;
@@ -41,6 +41,8 @@ struct Row {
     connections: usize,
     /// From asking until the last had arrived, in milliseconds.
     arrivals_ms: Vec<f64>,
+    /// Until `heirloom reload` returned, in milliseconds.
+    commands_ms: Vec<f64>,
     /// From being asked until the new generation served, in milliseconds.
     totals_ms: Vec<f64>,
     pauses_ms: Vec<f64>,
@@ -115,15 +117,19 @@ async fn row(programs: &Programs, connections: usize) -> Result<Row> {
     // It is told to end when the handovers are over.
     let load = plan(&supervisor, connections).duration(stretch + ARRIVAL_PATIENCE);
     let load = Load::start(load).await?;
-    let (mut arrivals_ms, mut totals_ms) = (Vec::new(), Vec::new());
-    let mut pauses_ms = Vec::new();
+    let (mut arrivals_ms, mut commands_ms) = (Vec::new(), Vec::new());
+    let (mut totals_ms, mut pauses_ms) = (Vec::new(), Vec::new());
     for _ in 0..HANDOVERS {
         sleep(BETWEEN).await;
         let start = Instant::now();
-        supervisor.reload(&[]).await?;
-        let pid = supervisor.service_pid().await?;
-        wait_for_arrival(pid, connections).await?;
-        arrivals_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        let (parent, old) = (supervisor.pid()?, supervisor.service_pid().await?);
+        // The command may return before or after the last has arrived.
+        let (reloaded, arrived) = tokio::join!(
+            supervisor.reload(&[]),
+            wait_for_arrival(parent, old, connections)
+        );
+        commands_ms.push(reloaded?.as_secs_f64() * 1e3);
+        arrivals_ms.push((arrived? - start).as_secs_f64() * 1e3);
         let last = supervisor.status().await?.last_handover;
         let last = last.context("the supervisor does not know of the handover")?;
         totals_ms.extend(last.total_ms);
@@ -134,6 +140,7 @@ async fn row(programs: &Programs, connections: usize) -> Result<Row> {
     Ok(Row {
         connections,
         arrivals_ms,
+        commands_ms,
         totals_ms,
         pauses_ms,
         quiet,
@@ -147,17 +154,20 @@ fn plan(supervisor: &Supervisor, idle: usize) -> Plan {
         .idle(idle)
 }
 
-/// Waits until a process has at least so many descriptors open.
-async fn wait_for_arrival(pid: Pid, connections: usize) -> Result<()> {
+/// Waits until a child of `parent` other than `old` has at least so many descriptors open; says when.
+async fn wait_for_arrival(parent: Pid, old: Pid, connections: usize) -> Result<Instant> {
     let deadline = Instant::now() + ARRIVAL_PATIENCE;
     loop {
-        // The size of this directory is the number of descriptors (Linux 6.2).
-        let open = std::fs::metadata(format!("/proc/{pid}/fd"))?.size();
-        if open >= connections as u64 {
-            return Ok(());
+        let most = children(parent)?
+            .into_iter()
+            .filter(|child| *child != old)
+            .filter_map(open_descriptors)
+            .max();
+        if most.is_some_and(|most| most >= connections as u64) {
+            return Ok(Instant::now());
         }
         if Instant::now() >= deadline {
-            bail!("after {ARRIVAL_PATIENCE:?} the new generation has {open} descriptors");
+            bail!("after {ARRIVAL_PATIENCE:?} the new generation has {most:?} descriptors");
         }
         sleep(ARRIVAL_POLL).await;
     }
@@ -182,6 +192,7 @@ fn outcome(rows: &[Row], extent: Extent) -> Outcome {
         "all of them moved, p50",
         "longest",
         "of it the handover",
+        "`heirloom reload` returned",
         "pause of the state",
         "kept",
         "requests of busy clients",
@@ -199,6 +210,7 @@ fn outcome(rows: &[Row], extent: Extent) -> Outcome {
             format!("{:.1} ms", median(&row.arrivals_ms).unwrap_or(f64::NAN)),
             format!("**{longest:.1} ms**"),
             format!("{:.1} ms", median(&row.totals_ms).unwrap_or(f64::NAN)),
+            format!("{:.1} ms", median(&row.commands_ms).unwrap_or(f64::NAN)),
             format!("{:.2} ms", median(&row.pauses_ms).unwrap_or(f64::NAN)),
             format!("{} of {}", row.busy.idle.answered, row.busy.idle.opened),
             row.busy.requests.to_string(),

@@ -26,7 +26,7 @@ fn a_reload_reports_its_outcome_as_text_and_as_json() {
     assert_eq!(report["from"], 2);
     assert_eq!(report["to"], 3);
     assert_eq!(report["outcome"], "committed");
-    assert_eq!(report["strategy"], "overlap");
+    assert_eq!(report["strategy"], "handover");
     assert!(report["reason"].is_null());
     assert_eq!(supervisor.service()["last_handover"], report);
     supervisor.stop();
@@ -80,7 +80,7 @@ fn there_is_nothing_to_roll_back_to_at_first() {
 
 #[test]
 fn a_wait_that_is_over_leaves_the_outcome_open() {
-    let supervisor = Setup::demo().args(["--ready", "after:300ms"]).start();
+    let supervisor = Setup::server([]).args(["--ready", "after:300ms"]).start();
     supervisor.expect(4, ["reload", "--timeout", "50ms"]);
     // The next one waits for the one that runs, and for its own.
     assert_eq!(supervisor.reload()["from"], 2);

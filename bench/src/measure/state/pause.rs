@@ -25,9 +25,9 @@ const GROWTH_TO: u64 = 4_000_000;
 type Size = (u64, usize, usize);
 
 const FULL: [Size; 5] = [
-    (10_000, 30, 3),
+    (10_000, 15, 3),
     (100_000, 30, 3),
-    (400_000, 12, 3),
+    (400_000, 10, 3),
     (HOLD_ENTRIES, 30, 3),
     (GROWTH_TO, 6, 1),
 ];

@@ -14,13 +14,23 @@ use crate::daemon::runner::{Runner, Waiter, What};
 
 use super::{Stage, Supervisor};
 
+/// How long connections and memory may be counted for a status: half of what a client waits.
+const MEASURE_LIMIT: Duration = Duration::from_secs(5);
+
 impl Supervisor {
     pub(super) fn asked(&mut self, asked: Asked) {
         match asked {
             Asked::Status(answer) => {
-                let mut status = self.status();
-                drop(tokio::task::spawn_blocking(move || {
+                let unmeasured = self.status();
+                let mut status = unmeasured.clone();
+                let measuring = tokio::task::spawn_blocking(move || {
                     inspect::measure(&mut status);
+                    status
+                });
+                drop(tokio::spawn(async move {
+                    // On a starved machine what is known at once is better than no answer.
+                    let measured = tokio::time::timeout(MEASURE_LIMIT, measuring).await;
+                    let status = measured.ok().and_then(Result::ok).unwrap_or(unmeasured);
                     // The client may have gone.
                     let _gone = answer.send(status);
                 }));
