@@ -24,6 +24,9 @@ use crate::{
 /// Pauses between two requests: none, short, long, and longer than handovers take.
 const PAUSES_MS: [u64; 4] = [0, 2, 50, 2000];
 
+/// So that all handovers together take longer than two of the longest pauses.
+const BETWEEN_HANDOVERS: Duration = Duration::from_millis(100);
+
 /// Connections that are used once at the beginning and once at the end.
 const IDLE: usize = 50;
 
@@ -64,7 +67,12 @@ fn fifty_handovers_close_no_connection_fail_no_request_and_apply_each_once() {
             Ok(())
         })
     };
-    let report = under(plan, &supervisor, || hand_over(&supervisor, HANDOVERS));
+    let report = under(plan, &supervisor, || {
+        for _ in 0..HANDOVERS {
+            hand_over(&supervisor, 1);
+            thread::sleep(BETWEEN_HANDOVERS);
+        }
+    });
     assert!(report.is_spotless(), "{report}\n{}", supervisor.log());
     assert_eq!(report.connections_opened, clients, "{report}");
     assert_eq!(report.idle.answered, IDLE as u64, "{report}");
