@@ -8,7 +8,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,14 @@ use crate::{
 /// Nothing a test waits for takes longer on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What comes next on the supervisor's end of a socket.
+async fn heard(socket: &OwnedFd) -> Report {
+    let socket = socket.try_clone().unwrap();
+    let received = spawn_blocking(move || fds::receive(&socket, message::LARGEST_BYTES));
+    let received = timeout(PATIENCE, received).await.unwrap().unwrap().unwrap();
+    Report::parse(&received.bytes).unwrap()
+}
+
 /// One generation, and the supervisor's end of its socket.
 pub(super) struct Generation {
     pub(super) drain: Drain,
@@ -78,10 +86,7 @@ impl Generation {
 
     /// What it says next.
     pub(super) async fn says(&self) -> Report {
-        let socket = self.socket.try_clone().unwrap();
-        let received = spawn_blocking(move || fds::receive(&socket, message::LARGEST_BYTES));
-        let received = timeout(PATIENCE, received).await.unwrap().unwrap().unwrap();
-        Report::parse(&received.bytes).unwrap()
+        heard(&self.socket).await
     }
 
     pub(super) async fn says_hello(&self) -> Vec<Reads> {
@@ -133,10 +138,7 @@ impl Owner {
     }
 
     pub(super) async fn says(&self) -> Report {
-        let socket = self.socket.try_clone().unwrap();
-        let received = spawn_blocking(move || fds::receive(&socket, message::LARGEST_BYTES));
-        let received = timeout(PATIENCE, received).await.unwrap().unwrap().unwrap();
-        Report::parse(&received.bytes).unwrap()
+        heard(&self.socket).await
     }
 
     pub(super) fn order(&self, order: &Order, descriptors: &[OwnedFd]) {
@@ -193,8 +195,12 @@ impl Owner {
 const PAUSE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Answers each request with a generation's name and the length of its body.
-fn serve(owner: &Owner, listener: Listener, name: &'static str) {
-    let service = service_fn(move |request: Request<http::RequestBody>| async move {
+/// How many have been begun is counted.
+fn serve(owner: &Owner, listener: Listener, name: &'static str) -> Arc<AtomicUsize> {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&begun);
+    let count = move || counter.fetch_add(1, Ordering::Relaxed);
+    let answer = move |request: Request<http::RequestBody>| async move {
         let slow = request.uri().path() == "/slow";
         if request.uri().path() == "/unread" {
             let text = format!("{name} unread");
@@ -206,8 +212,13 @@ fn serve(owner: &Owner, listener: Listener, name: &'static str) {
         }
         let text = format!("{name} {}", body.len());
         Ok(Response::new(Full::new(Bytes::from(text))))
+    };
+    let service = service_fn(move |request| {
+        count();
+        answer(request)
     });
     http::serve(listener, service, &owner.drain, http::Options::default()).unwrap();
+    begun
 }
 
 /// Two handles to one listening socket, as two generations have them.
@@ -265,7 +276,7 @@ async fn connections_go_on_in_the_next_generation() {
     let (listener, shared, address) = listeners();
     let old = Owner::first(State::new()).await;
     assert_eq!(old.origin, Origin::Fresh);
-    serve(&old, listener, "old");
+    let begun = serve(&old, listener, "old");
     let mut used = TcpStream::connect(address).await.unwrap();
     assert_eq!(ask(&mut used, GET).await, "old 0");
     let mut half = TcpStream::connect(address).await.unwrap();
@@ -283,11 +294,10 @@ async fn connections_go_on_in_the_next_generation() {
         .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
         .await
         .unwrap();
-    // Until the old generation has begun both.
-    while old.drain.running() < 7 {
+    // Until the old generation has begun both, and has the silent ones.
+    while begun.load(Ordering::Relaxed) < 4 || old.drain.running() < 7 {
         tokio::task::yield_now().await;
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
 
     let new = Generation::start(2, State::new());
     let new = old.hand_over(new, 7).await;
