@@ -58,10 +58,8 @@ pub(crate) struct Round {
 pub(crate) enum Verdict {
     /// A freeze would be short.
     Converged,
-    /// Another round.
+    /// Another round, while each change waits as [`Convergence::throttle`] says.
     Again,
-    /// Another round, while each change waits this long.
-    Throttle(Duration),
     /// It will not converge.
     GiveUp,
 }
@@ -114,10 +112,7 @@ impl Convergence {
         let sent_too_often = self.throttle.is_none()
             && self.sent_bytes > self.base_bytes.max(TELLING_BYTES).saturating_mul(SENT_MAX);
         if self.stuck < 2 && rounds <= ROUNDS_MAX && !sent_too_often {
-            return match self.throttle {
-                Some(wait) => Verdict::Throttle(wait),
-                None => Verdict::Again,
-            };
+            return Verdict::Again;
         }
         if pause <= self.pause * PAUSE_AT_WORST {
             return Verdict::Converged;
@@ -130,7 +125,7 @@ impl Convergence {
         }
     }
 
-    /// How long each change is to wait.
+    /// How long each change is to wait; zero for not at all.
     pub(crate) fn throttle(&self) -> Duration {
         self.throttle.unwrap_or_default()
     }
@@ -173,7 +168,7 @@ impl Convergence {
         self.throttled_from = self.rounds;
         self.stuck = 0;
         self.pending_before = None;
-        Verdict::Throttle(wait)
+        Verdict::Again
     }
 }
 
@@ -257,8 +252,8 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..200 {
             match rules.after(&round(19 * MIB, 76, 19 * MIB)) {
-                Verdict::Again => {}
-                Verdict::Throttle(wait) => waits.push(wait),
+                Verdict::Again if rules.throttle().is_zero() => {}
+                Verdict::Again => waits.push(rules.throttle()),
                 Verdict::GiveUp => break,
                 Verdict::Converged => panic!("it did not converge"),
             }

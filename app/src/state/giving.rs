@@ -169,13 +169,13 @@ impl Giving {
                 if self.copy.base(&slice)? == Progress::Done {
                     self.end_round(began, before)?;
                 }
-                self.yielded()
+                Ok(after_a_slice())
             }
             Stage::Round { began, before } => {
                 if self.copy.changes(&slice)? == Progress::Done {
                     self.end_round(began, before)?;
                 }
-                self.yielded()
+                Ok(after_a_slice())
             }
             Stage::Unapplied { .. } | Stage::Converged => Ok(Went::Waiting),
             Stage::Rest => {
@@ -201,12 +201,6 @@ impl Giving {
             Stage::Base { .. } | Stage::Round { .. } | Stage::Rest => true,
             Stage::Unapplied { .. } | Stage::Converged | Stage::Ending | Stage::Complete => false,
         }
-    }
-
-    /// After a slice, with no lock held, is the best moment to lose the processor.
-    fn yielded(&self) -> Result<Went, Broken> {
-        std::thread::yield_now();
-        Ok(Went::On)
     }
 
     fn end_round(&mut self, began: Instant, before: u64) -> Result<(), Broken> {
@@ -276,24 +270,23 @@ impl Giving {
             took: began.elapsed(),
             pending_bytes,
         });
-        let again = Stage::Round {
-            began: Instant::now(),
-            before: self.copy.writer.stream_bytes(),
-        };
-        self.stage = match verdict {
-            Verdict::Converged => Stage::Converged,
-            Verdict::Again | Verdict::Throttle(_) => again,
-            Verdict::GiveUp => {
-                return Err(Broken::NotConverging {
-                    rounds: self.copy.rounds,
-                    bytes: self.copy.writer.stream_bytes(),
-                });
+        match verdict {
+            Verdict::Converged => {
+                self.stage = Stage::Converged;
+                Ok(Went::Converged)
             }
-        };
-        Ok(match verdict {
-            Verdict::Converged => Went::Converged,
-            Verdict::Again | Verdict::Throttle(_) | Verdict::GiveUp => Went::On,
-        })
+            Verdict::Again => {
+                self.stage = Stage::Round {
+                    began: Instant::now(),
+                    before: self.copy.writer.stream_bytes(),
+                };
+                Ok(Went::On)
+            }
+            Verdict::GiveUp => Err(Broken::NotConverging {
+                rounds: self.copy.rounds,
+                bytes: self.copy.writer.stream_bytes(),
+            }),
+        }
     }
 
     /// How long each change is to wait, as the last round left it.
@@ -312,4 +305,10 @@ impl Giving {
     pub(super) fn hear(&self) -> Result<Said, Broken> {
         self.lifeline.hear().map_err(Broken::Lifeline)
     }
+}
+
+/// With no lock held, it is the best moment to lose the processor.
+fn after_a_slice() -> Went {
+    std::thread::yield_now();
+    Went::On
 }

@@ -66,7 +66,7 @@ pub(super) fn while_serving(core: &Core, mut copy: Copy, file: &File) -> Result<
         match convergence.after(&round) {
             Verdict::Converged => break,
             Verdict::Again => {}
-            Verdict::Throttle(_) | Verdict::GiveUp => return Err(NotSaved::NotConverging),
+            Verdict::GiveUp => return Err(NotSaved::NotConverging),
         }
         (began, before) = (Instant::now(), copy.writer.stream_bytes());
         while copy.changes(&Budget::new(SLICE, SLICE_BYTES))? == Progress::More {
@@ -76,7 +76,11 @@ pub(super) fn while_serving(core: &Core, mut copy: Copy, file: &File) -> Result<
     }
     let frozen = Instant::now();
     core.gate.close();
-    let rest = rest_of(&mut copy, file);
+    // It waits in memory; only what has no room there is written while the state stands still.
+    let rest = copy
+        .freeze()
+        .map_err(NotSaved::from)
+        .and_then(|()| rest(&mut copy, file));
     let entries = copy.entries();
     // Nobody else can own the state: a file commits nothing.
     core.gate.open(false);
@@ -108,13 +112,7 @@ pub(super) fn at_the_end(core: &Core, mut copy: Copy, file: &File) -> Result<Sav
     })
 }
 
-/// What is left when the gate has been closed. It waits in memory; only what has no room there is
-/// written while the state stands still.
-fn rest_of(copy: &mut Copy, file: &File) -> Result<(), NotSaved> {
-    copy.freeze()?;
-    rest(copy, file)
-}
-
+/// Completes a copy of a state that stands still.
 fn rest(copy: &mut Copy, file: &File) -> Result<(), NotSaved> {
     while copy.changes(&Budget::new(Duration::from_secs(1), 16 * SLICE_BYTES))? == Progress::More {
         write_out(copy, file)?;
