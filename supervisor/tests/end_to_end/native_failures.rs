@@ -340,9 +340,12 @@ fn an_old_program_that_closes_its_socket_serves_on_and_is_then_like_any_other() 
 fn either_side_is_killed_at_any_moment() {
     let mut supervisor = native(["--padding", "262144"]).args(TIMES).start();
     for turn in 0..16_u64 {
+        // Who answers may have been started, after a death in the last turn, so lately that it is
+        // not known to serve yet.
         let before = raise(&supervisor).0;
-        let reload = supervisor.begin(["reload"]);
+        supervisor.settle();
         let generation = supervisor.serving().0;
+        let reload = supervisor.begin(["reload"]);
         let copying = supervisor
             .events()
             .wait_for_generation("copying", generation);
