@@ -5,10 +5,11 @@
 //! assertions, as every release is, [`reached`] is empty**: nothing is read, and nothing can be armed.
 //!
 //! Points are armed by the variable `HEIRLOOM_FAULT`, which is read once, when the first point is reached:
-//! `POINT:ACTION[:NTH]`, several with commas in between. `kill` ends the process as SIGKILL does, `stop`
+//! `POINT:ACTION[:NTH][@GENERATION]`, several with commas in between. `kill` ends the process as SIGKILL does, `stop`
 //! stops all of it as SIGSTOP does, `slow=MILLISECONDS` holds up the thread that came there. It happens
-//! the NTH time the point is reached (the first if that is not said), and once. The process writes a line
-//! about it to its error output before.
+//! the NTH time the point is reached (the first if that is not said), and once; only in that GENERATION, if one
+//! is named, so that a program which is started again is not struck again. The process writes a line about it to
+//! its error output before.
 
 /// Whose step a point is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -218,6 +219,7 @@ mod armed {
     };
 
     use super::Point;
+    use crate::environment::HEIRLOOM_GENERATION;
 
     const VARIABLE: &str = "HEIRLOOM_FAULT";
 
@@ -232,6 +234,8 @@ mod armed {
     pub(super) struct Armed {
         point: Point,
         action: Action,
+        /// Where, if not everywhere.
+        generation: Option<u64>,
         /// How often it is still to be passed.
         left: AtomicU32,
     }
@@ -240,11 +244,15 @@ mod armed {
         static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
         let all = ARMED.get_or_init(|| {
             let text = std::env::var(VARIABLE).unwrap_or_default();
-            parse(&text).unwrap_or_else(|error| {
+            let own = std::env::var(HEIRLOOM_GENERATION).ok();
+            let own: Option<u64> = own.and_then(|own| own.parse().ok());
+            let all = parse(&text).unwrap_or_else(|error| {
                 // A test that thinks it has armed something must not pass.
                 say(&format!("{VARIABLE}: {error}"));
                 std::process::abort()
-            })
+            });
+            let here = |one: &Armed| one.generation.is_none() || one.generation == own;
+            all.into_iter().filter(here).collect()
         });
         for armed in all.iter().filter(|armed| armed.point == point) {
             // Once: it is at zero again only after four thousand million more.
@@ -279,6 +287,14 @@ mod armed {
     }
 
     fn parse_one(text: &str) -> Result<Armed, String> {
+        let (text, generation) = match text.split_once('@') {
+            None => (text, None),
+            Some((text, number)) => {
+                let number = number.parse();
+                let number = number.map_err(|_| format!("{text}: no generation behind the @"))?;
+                (text, Some(number))
+            }
+        };
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
         let mut all = Point::ALL.iter();
@@ -304,6 +320,7 @@ mod armed {
             None => Ok(Armed {
                 point,
                 action,
+                generation,
                 left: AtomicU32::new(nth - 1),
             }),
             Some(more) => Err(format!("{more:?} means nothing")),
@@ -317,18 +334,21 @@ mod armed {
         #[test]
         fn what_is_armed_is_understood_and_nothing_else() {
             let armed =
-                parse("old.frozen:kill,new.committing:slow=250:3,new.refused:stop").unwrap();
+                parse("old.frozen:kill,new.committing:slow=250:3@7,new.refused:stop@8").unwrap();
             let read: Vec<_> = armed
                 .iter()
-                .map(|one| (one.point, one.action, one.left.load(Ordering::Relaxed)))
+                .map(|one| {
+                    let left = one.left.load(Ordering::Relaxed);
+                    (one.point, one.action, left, one.generation)
+                })
                 .collect();
             let slow = Action::Slow(Duration::from_millis(250));
             assert_eq!(
                 read,
                 [
-                    (Point::OldFrozen, Action::Kill, 0),
-                    (Point::NewCommitting, slow, 2),
-                    (Point::NewRefused, Action::Stop, 0),
+                    (Point::OldFrozen, Action::Kill, 0, None),
+                    (Point::NewCommitting, slow, 2, Some(7)),
+                    (Point::NewRefused, Action::Stop, 0, Some(8)),
                 ]
             );
             assert!(parse("").unwrap().is_empty());
@@ -339,6 +359,8 @@ mod armed {
                 "old.frozen:slow=",
                 "old.frozen:kill:0",
                 "old.frozen:kill:1:2",
+                "old.frozen:kill@",
+                "old.frozen@7:kill",
             ] {
                 parse(bad).unwrap_err();
             }
