@@ -5,6 +5,7 @@
 //! * `control` is how a running supervisor is spoken to;
 //! * `core` makes the decisions, without I/O;
 //! * `daemon` turns the world into their events and their actions into system calls;
+//! * `torture` tries all of it on a program, under load, while its processes are killed;
 //! * `log` is where lines go; `sys` holds the few system calls that need `unsafe`.
 
 #![deny(unsafe_code)]
@@ -16,6 +17,7 @@ mod core;
 mod daemon;
 mod log;
 mod sys;
+mod torture;
 
 use std::process::ExitCode;
 

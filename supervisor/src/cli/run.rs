@@ -89,7 +89,8 @@ fn from_command_line(
 }
 
 impl Tuning {
-    fn service(
+    /// The service that these settings make of a command.
+    pub(super) fn service(
         self,
         name: &str,
         command: Vec<String>,
