@@ -23,9 +23,13 @@ use std::time::Duration;
 use crate::config::service::Service;
 use crate::config::trust;
 use crate::sys::spawn::{Privileges, Program};
+#[cfg(test)]
+pub(crate) use file::elf_length;
 use file::{Content, FileIdentity, open};
 use pin::Pin;
 use privileges::privileges;
+#[cfg(test)]
+pub(crate) use surroundings::parse_env_file;
 use surroundings::{environment, find, home_of, working_directory};
 
 /// How long a program that is being written may take to be whole.

@@ -186,6 +186,7 @@ fn a_file_that_changes_all_the_time_is_never_executed_as_anything_else() {
     });
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _also_if_this_fails = AtItsEnd(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 // In place and with the same length, so that nothing but the content tells.
@@ -204,7 +205,6 @@ fn a_file_that_changes_all_the_time_is_never_executed_as_anything_else() {
             assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
             version(&supervisor, "1.0.0");
         }
-        over.store(true, Ordering::Relaxed);
     });
     let (_, pid) = supervisor.serving();
     let executed = format!("/proc/{pid}/exe");
@@ -215,6 +215,15 @@ fn a_file_that_changes_all_the_time_is_never_executed_as_anything_else() {
     supervisor.reload();
     supervisor.settle();
     supervisor.stop();
+}
+
+/// Set when this goes.
+struct AtItsEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtItsEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A pair of keys, made by minisign itself.

@@ -169,7 +169,7 @@ pub(super) fn look_into(path: &Path, file: &File, length: u64) -> Result<Kind, U
 
 /// How long an ELF file must be at least: its two tables lie within it. `None` if the header is
 /// not whole. (System V ABI, "ELF Header".)
-pub(super) fn elf_length(head: &[u8]) -> Option<u64> {
+pub(crate) fn elf_length(head: &[u8]) -> Option<u64> {
     let wide = *head.get(4)? == 2;
     let little = *head.get(5)? == 1;
     let number = |at: usize, size: usize| -> Option<u64> {

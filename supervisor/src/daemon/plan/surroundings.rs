@@ -125,7 +125,7 @@ pub(super) fn environment(service: &Service) -> Result<BTreeMap<OsString, OsStri
 
 /// `NAME=VALUE` lines; blank lines and those that begin with `#` or `;` are passed over, quotes
 /// around a value are taken off. A subset of what systemd's `EnvironmentFile=` reads.
-pub(super) fn parse_env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, String> {
+pub(crate) fn parse_env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
