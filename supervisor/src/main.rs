@@ -16,6 +16,8 @@ mod core;
 mod daemon;
 mod log;
 mod sys;
+#[cfg(test)]
+mod targets;
 
 use std::process::ExitCode;
 

@@ -28,6 +28,8 @@ mod native_failures;
 mod native_handovers;
 mod native_python;
 mod notifications;
+mod pinning;
+mod privileges;
 mod programs;
 mod readiness;
 mod snapshots;

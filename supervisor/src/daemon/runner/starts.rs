@@ -141,7 +141,7 @@ impl Runner {
         })?;
         let system = |error| plan.explain_system(&error);
         let name = &self.service.name;
-        let user = plan.user.as_ref().map(|user| user.user);
+        let user = plan.privileges.identity.as_ref().map(|user| user.user);
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
         let (native, theirs) =
             NativeSocket::pair(&self.context.inputs, name, id).map_err(system)?;
@@ -227,8 +227,11 @@ impl Runner {
         else {
             return;
         };
+        // What is said of the program's file is not said of this one's.
         let command = Service {
             command: words.clone(),
+            sha256: None,
+            minisign: None,
             ..process.plan.service.clone()
         };
         let generation = process.generation;
