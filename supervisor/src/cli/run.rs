@@ -114,6 +114,8 @@ impl Tuning {
             state_file: self
                 .state_file
                 .map(|path| std::path::absolute(&path).unwrap_or(path)),
+            max_state: self.max_state.unwrap_or(default.max_state),
+            log_rate: self.log_rate.unwrap_or(default.log_rate),
             watchdog: self.watchdog,
             most_draining: self.most_draining.unwrap_or(default.most_draining),
             directory: self.directory,

@@ -10,6 +10,7 @@
 mod cold_restart;
 mod commands;
 mod connections;
+mod control_groups;
 mod counted;
 mod deploy_recipe;
 mod deploys;
