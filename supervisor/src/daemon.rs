@@ -39,4 +39,4 @@ mod timer;
 pub(crate) use listeners::Inherited;
 pub(crate) use memory::size;
 pub(crate) use plan::look_up;
-pub(crate) use supervisor::{Start, run};
+pub(crate) use supervisor::{Start, check_threads, run};

@@ -51,6 +51,12 @@ pub(crate) fn run(command: Run) -> ExitCode {
             return exit::FAILED.into();
         }
     };
+    if let Err(error) = daemon::check_threads() {
+        complain(&format!(
+            "no threads can be started: {error}; raise the limit on processes (ulimit -u, TasksMax=)"
+        ));
+        return exit::FAILED.into();
+    }
     let log = match log::start(log_format, log_file.as_deref()) {
         Ok(log) => log,
         Err(error) => {

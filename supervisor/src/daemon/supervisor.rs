@@ -75,6 +75,25 @@ pub(crate) fn run(start: Start) -> ExitCode {
     }
 }
 
+/// Whether the threads a supervisor needs from its start on can be had: the log's, and one that reads
+/// files.
+///
+/// # Errors
+///
+/// The system's; most likely a limit on processes.
+pub(crate) fn check_threads() -> std::io::Result<()> {
+    // Each lives until the lock is let go of, so that both are there at once.
+    let lock = std::sync::Mutex::new(());
+    std::thread::scope(|scope| {
+        let held = lock.lock();
+        for _ in 0..2 {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(lock.lock()))?;
+        }
+        drop(held);
+        Ok(())
+    })
+}
+
 /// What is taken hold of before there is a runtime, and may fail.
 struct Prepared {
     control: ControlSocket,

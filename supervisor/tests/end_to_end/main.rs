@@ -9,6 +9,7 @@
 
 mod cold_restart;
 mod commands;
+mod confined;
 mod connections;
 mod control_groups;
 mod counted;
@@ -30,5 +31,6 @@ mod native_python;
 mod notifications;
 mod programs;
 mod readiness;
+mod shortages;
 mod snapshots;
 mod state;
