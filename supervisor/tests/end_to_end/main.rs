@@ -9,7 +9,9 @@
 
 mod cold_restart;
 mod commands;
+mod confined;
 mod connections;
+mod control_groups;
 mod counted;
 mod deploy_recipe;
 mod deploys;
@@ -32,5 +34,6 @@ mod pinning;
 mod privileges;
 mod programs;
 mod readiness;
+mod shortages;
 mod snapshots;
 mod state;
