@@ -17,6 +17,8 @@ mod core;
 mod daemon;
 mod log;
 mod sys;
+#[cfg(test)]
+mod targets;
 mod torture;
 
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lines::{Message, Text};
+use super::lines::{Message, Text, cut};
 use super::{BadMessage, Purpose, Reads};
 
 /// What a supervisor tells an app.
@@ -117,7 +117,7 @@ impl Order {
             "STOP" => Self::Stop {
                 migration: migration()?,
             },
-            unknown => return Err(BadMessage::Unknown(unknown.to_owned())),
+            unknown => return Err(BadMessage::Unknown(cut(unknown).to_owned())),
         })
     }
 

@@ -9,7 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use super::exit;
 use crate::config::listen::ListenSpec;
+use crate::config::pin::Sha256;
+use crate::config::privileges::Capabilities;
 use crate::config::service::{Instances, MostDraining, Ready, Span, StopSignal, Strategy};
+use crate::config::size::Size;
 use crate::control::place::Wanted;
 use crate::log::Format;
 use crate::torture::Aim;
@@ -143,6 +146,14 @@ pub(crate) struct Tuning {
     /// Keep the state in this file while nothing runs: a stop saves it, the next start takes it up.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) state_file: Option<PathBuf>,
+    /// How large the state may be, as it is copied: a larger one neither moves nor is saved
+    /// [default: 1TiB].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_state: Option<Size>,
+    /// How much of what one process writes to its output may go into the log in a second, ten seconds'
+    /// worth at once; what is more is dropped and counted [default: 1MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_rate: Option<Size>,
     /// How often the program must send WATCHDOG=1.
     #[arg(long, value_name = "TIME")]
     pub(crate) watchdog: Option<Span>,
@@ -161,6 +172,20 @@ pub(crate) struct Tuning {
     /// Run it as this group [default: the user's own].
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
+    /// Its supplementary groups, with commas between [default: the user's own].
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    pub(crate) groups: Option<Vec<String>>,
+    /// Whether nothing it executes, such as sudo, can give it privileges [default: true with a user
+    /// other than root].
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// The capabilities it has, with commas between [default: none; for root all that the supervisor
+    /// has].
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) capabilities: Option<Capabilities>,
+    /// Run the program only if its file has this SHA-256.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<Sha256>,
 }
 
 /// Hand over to the program as it stands now, wait, and report

@@ -9,7 +9,9 @@
 
 mod cold_restart;
 mod commands;
+mod confined;
 mod connections;
+mod control_groups;
 mod counted;
 mod deploy_recipe;
 mod deploys;
@@ -28,7 +30,10 @@ mod native_failures;
 mod native_handovers;
 mod native_python;
 mod notifications;
+mod pinning;
+mod privileges;
 mod programs;
 mod readiness;
+mod shortages;
 mod snapshots;
 mod state;
