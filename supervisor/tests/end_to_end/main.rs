@@ -37,3 +37,5 @@ mod readiness;
 mod shortages;
 mod snapshots;
 mod state;
+mod storm;
+mod torture;
