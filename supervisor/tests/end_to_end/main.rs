@@ -14,6 +14,7 @@ mod counted;
 mod deploy_recipe;
 mod deploys;
 mod failing_programs;
+mod faults;
 mod harness;
 mod inheritance;
 mod instances;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::{Order, Report};
 
 use super::Runner;
@@ -162,6 +163,7 @@ impl Runner {
             Ok(draft) => draft,
             Err(error) => return self.save_failed(&error.to_string()),
         };
+        fault::reached(Point::Drafted);
         let order = Order::Save { migration: number };
         let told = match self.processes.get(&save.process) {
             Some(process) => process.order(&order, &[draft.descriptor()]),
@@ -208,6 +210,7 @@ impl Runner {
                     rounds,
                     pause_usec,
                 };
+                fault::reached(Point::Written);
                 let Some(mut save) = self.saving.take() else {
                     return;
                 };
@@ -295,6 +298,7 @@ impl Runner {
             size(bytes)
         );
         self.note(Some(generation), EventKind::Saved, &text);
+        fault::reached(Point::Kept);
         let saved = Saved {
             service: self.service.name.clone(),
             generation,

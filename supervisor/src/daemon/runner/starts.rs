@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use heirloom_handover::fault::{self, Point};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::time::Instant;
@@ -150,6 +151,7 @@ impl Runner {
             generation,
             instance,
         };
+        fault::reached(Point::Starting);
         let pid = process::start(
             &plan,
             number,
@@ -162,6 +164,7 @@ impl Runner {
             },
             open_files,
         )?;
+        fault::reached(Point::Started);
         let family = Family {
             main: pid,
             main_is_reaped: false,

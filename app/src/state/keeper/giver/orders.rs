@@ -3,6 +3,7 @@
 use std::{fs::File, os::fd::OwnedFd, sync::mpsc, time::Duration};
 
 use heirloom_handover::{
+    fault::{self, Point},
     message::{Order, Purpose, Reads, Report},
     source::{Event, State},
 };
@@ -35,6 +36,7 @@ impl Giver {
                 reads,
                 ..
             } => {
+                fault::reached(Point::OldAsked);
                 if !matches!(self.state, State::Serving | State::Rehearsed) {
                     self.refuse(migration);
                     return None;
@@ -54,6 +56,7 @@ impl Giver {
                 Some(Event::Abort)
             }
             Order::Retire => {
+                fault::reached(Point::OldRetired);
                 "this generation was told to end".clone_into(&mut self.reason);
                 Some(Event::Retire)
             }
@@ -130,6 +133,7 @@ impl Giver {
                 self.reads = reads.to_vec();
                 self.giving = Some(giving);
                 self.link = Some(link);
+                fault::reached(Point::OldCopying);
                 Ok(())
             }
             Err(broken) => {
