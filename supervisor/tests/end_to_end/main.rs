@@ -32,5 +32,6 @@ mod pinning;
 mod privileges;
 mod programs;
 mod readiness;
+mod secrets;
 mod snapshots;
 mod state;
