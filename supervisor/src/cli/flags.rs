@@ -12,6 +12,7 @@ use crate::config::listen::ListenSpec;
 use crate::config::pin::Sha256;
 use crate::config::privileges::Capabilities;
 use crate::config::service::{Instances, MostDraining, Ready, Span, StopSignal, Strategy};
+use crate::config::size::Size;
 use crate::control::place::Wanted;
 use crate::log::Format;
 
@@ -143,6 +144,14 @@ pub(crate) struct Tuning {
     /// Keep the state in this file while nothing runs: a stop saves it, the next start takes it up.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) state_file: Option<PathBuf>,
+    /// How large the state may be, as it is copied: a larger one neither moves nor is saved
+    /// [default: 1TiB].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_state: Option<Size>,
+    /// How much of what one process writes to its output may go into the log in a second, ten seconds'
+    /// worth at once; what is more is dropped and counted [default: 1MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_rate: Option<Size>,
     /// How often the program must send WATCHDOG=1.
     #[arg(long, value_name = "TIME")]
     pub(crate) watchdog: Option<Span>,

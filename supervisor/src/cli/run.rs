@@ -52,6 +52,12 @@ pub(crate) fn run(command: Run) -> ExitCode {
             return exit::FAILED.into();
         }
     };
+    if let Err(error) = daemon::check_threads() {
+        complain(&format!(
+            "no threads can be started: {error}; raise the limit on processes (ulimit -u, TasksMax=)"
+        ));
+        return exit::FAILED.into();
+    }
     let log = match log::start(log_format, log_file.as_deref()) {
         Ok(log) => log,
         Err(error) => {
@@ -118,6 +124,8 @@ impl Tuning {
             state_file: self
                 .state_file
                 .map(|path| std::path::absolute(&path).unwrap_or(path)),
+            max_state: self.max_state.unwrap_or(default.max_state),
+            log_rate: self.log_rate.unwrap_or(default.log_rate),
             watchdog: self.watchdog,
             most_draining: self.most_draining.unwrap_or(default.most_draining),
             directory: self.directory,

@@ -79,7 +79,8 @@ fn for_people(status: &Status) -> String {
             let pid = generation
                 .pid
                 .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-            let memory = generation.rss_bytes as f64 / f64::from(1 << 20);
+            let bytes = generation.memory_bytes.unwrap_or(generation.rss_bytes);
+            let memory = bytes as f64 / f64::from(1 << 20);
             let said = generation
                 .status
                 .as_deref()

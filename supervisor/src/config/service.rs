@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::listen::ListenSpec;
 use super::pin::{Minisign, Sha256};
 use super::privileges::Capabilities;
+use super::size::Size;
 
 /// The most processes one service may have at once.
 pub(crate) const MOST_INSTANCES: usize = 256;
@@ -58,6 +59,10 @@ pub(crate) struct Service {
     /// How often the program must send `WATCHDOG=1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) watchdog: Option<Span>,
+    /// How large its state may be, as it is copied: a larger one neither moves nor is saved.
+    pub(crate) max_state: Size,
+    /// How much of what one process writes to its output may go into the log, in a second.
+    pub(crate) log_rate: Size,
     /// How many processes of former generations may drain before a handover waits for one to end.
     pub(crate) most_draining: MostDraining,
     /// Where it runs; the supervisor's own directory if not given. Looked up for each generation.
@@ -125,6 +130,8 @@ impl Default for Service {
             pause: Span(Duration::from_millis(5)),
             freeze_timeout: Span(Duration::from_secs(1)),
             memory_check: true,
+            max_state: Size::MOST,
+            log_rate: Size::mib(1),
             state_file: None,
             watchdog: None,
             most_draining: MostDraining(8),

@@ -241,6 +241,9 @@ pub(crate) struct GenerationStatus {
     pub(crate) connections: u64,
     /// Memory of its main process.
     pub(crate) rss_bytes: u64,
+    /// What all its processes hold, with the files they have read; `null` where that is not counted.
+    #[serde(default)]
+    pub(crate) memory_bytes: Option<u64>,
     /// What it says of itself (`STATUS=`).
     pub(crate) status: Option<String>,
     /// Whether it speaks the handover protocol.

@@ -29,7 +29,7 @@ use super::timer::Timer;
 use crate::control::protocol::Connections;
 use crate::core::generation::Phase;
 use crate::core::service::{Generation, PlanId, ProcessId};
-use crate::sys::spawn::{self, Command, Environment};
+use crate::sys::spawn::{self, Command, Environment, Started};
 
 /// One process.
 #[derive(Debug)]
@@ -230,6 +230,8 @@ pub(crate) struct Ends<'a> {
     /// Its end of the socket of the handover protocol.
     pub(crate) native: OwnedFd,
     pub(crate) standard: Standard,
+    /// Where its family is kept together.
+    pub(crate) group: Option<spawn::Group>,
 }
 
 /// Starts a plan's program once.
@@ -244,7 +246,7 @@ pub(crate) fn start(
     store: &Store,
     ends: Ends<'_>,
     open_files: (u64, u64),
-) -> Result<Pid, Unusable> {
+) -> Result<Started, Unusable> {
     let system = |error: io::Error| plan.explain_system(&error);
     let mut inherited = Vec::new();
     for listener in listeners {
@@ -268,6 +270,7 @@ pub(crate) fn start(
         inherited,
         privileges: plan.privileges.clone(),
         open_files,
+        group: ends.group,
     };
     spawn::spawn(command).map_err(|failure| explain(plan, failure))
 }
@@ -384,6 +387,9 @@ pub(crate) fn start_ready_command(
         inherited: Vec::<OwnedFd>::new(),
         privileges: command.privileges.clone(),
         open_files,
+        group: None,
     });
-    started.map_err(|failure| explain(command, failure))
+    started
+        .map(|one| one.pid)
+        .map_err(|failure| explain(command, failure))
 }

@@ -9,7 +9,9 @@
 
 mod cold_restart;
 mod commands;
+mod confined;
 mod connections;
+mod control_groups;
 mod counted;
 mod deploy_recipe;
 mod deploys;
@@ -33,5 +35,6 @@ mod privileges;
 mod programs;
 mod readiness;
 mod secrets;
+mod shortages;
 mod snapshots;
 mod state;

@@ -280,6 +280,7 @@ impl Runner {
             self.life(id, Life::Empty, events);
         } else if phase == Phase::Gone {
             self.processes.remove(&id);
+            self.sweep_groups();
         }
     }
 

@@ -4,6 +4,7 @@
 //! is ready, the command that tests it among them. What follows is the table's, in [`super::lives`].
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,7 @@ use crate::daemon::plan;
 use crate::daemon::process::{self, Deadlines, Ends, Native, Process};
 use crate::daemon::readiness::{self, Seen};
 use crate::daemon::timer::Timer;
+use crate::sys::spawn::Group;
 
 /// How long a program that somebody has open for writing is tried again, and how often.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
@@ -145,14 +147,16 @@ impl Runner {
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
         let (native, theirs) =
             NativeSocket::pair(&self.context.inputs, name, id).map_err(system)?;
-        let (output, standard) = output::capture(name, generation).map_err(system)?;
+        let (output, standard) =
+            output::capture(name, generation, plan.service.log_rate).map_err(system)?;
+        let (path, group) = self.make_group(generation, instance).unzip();
         let open_files = self.context.open_files;
         let number = process::Number {
             generation,
             instance,
         };
         fault::reached(Point::Starting);
-        let pid = process::start(
+        let started = process::start(
             &plan,
             number,
             &listeners,
@@ -161,16 +165,28 @@ impl Runner {
                 notify: &notify,
                 native: theirs,
                 standard,
+                group,
             },
             open_files,
-        )?;
+        )
+        .inspect_err(|_| self.sweep_groups())?;
         fault::reached(Point::Started);
+        let pid = started.pid;
+        if let Some(errno) = started.outside {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(
+                service = name,
+                generation,
+                "it runs outside of its control group, which it cannot join: {error}"
+            );
+        }
         let family = Family {
             main: pid,
             main_is_reaped: false,
             service: name.clone(),
             generation,
             instance,
+            group: path.filter(|_| started.outside.is_none()),
         };
         if let Some(process) = self.processes.get_mut(&id) {
             process.since = SystemTime::now();
@@ -182,6 +198,27 @@ impl Runner {
         let text = format!("started {} as process {pid}", plan.resolved.display());
         self.note(Some(generation), EventKind::Started, &text);
         Ok(())
+    }
+
+    /// A control group for one process, where groups can be made. Without one its family is known by
+    /// other signs.
+    fn make_group(&self, generation: Generation, instance: usize) -> Option<(PathBuf, Group)> {
+        let groups = self.context.groups.as_ref()?;
+        match groups.make(&self.service.name, generation, instance) {
+            Ok(made) => Some(made),
+            Err(error) => {
+                let service = &self.service.name;
+                tracing::warn!(service, generation, "no control group for it: {error}");
+                None
+            }
+        }
+    }
+
+    /// Control groups go with the last of their processes.
+    pub(super) fn sweep_groups(&self) {
+        if let Some(groups) = &self.context.groups {
+            groups.sweep();
+        }
     }
 
     pub(super) fn look_for_readiness(&mut self, id: ProcessId) {
@@ -236,7 +273,8 @@ impl Runner {
         };
         let generation = process.generation;
         let started = plan::look_up(&command).and_then(|command| {
-            let captured = output::capture(&self.service.name, generation);
+            let captured =
+                output::capture(&self.service.name, generation, command.service.log_rate);
             let (_, standard) = captured.map_err(|error| command.explain_system(&error))?;
             process::start_ready_command(&command, standard, tested, self.context.open_files)
         });
