@@ -48,6 +48,8 @@ scenarios! {
         reported_as_failed_when_the_program_cannot_run,
         reported_as_failed_when_the_program_is_never_ready,
         refused_when_the_configuration_is_wrong;
+    groups:
+        each_generation_is_in_one_of_its_own_and_is_ended_with_it;
     stop:
         restart_serves_again,
         stop_leaves_nothing,

@@ -33,7 +33,10 @@ impl Runner {
         };
         self.last_migration += 1;
         let number = self.last_migration;
-        let order = Order::Restore { migration: number };
+        let order = Order::Restore {
+            migration: number,
+            bytes_max: Some(process.plan.service.max_state.bytes()),
+        };
         let told = process.order(&order, &[file.as_fd()]);
         let ready = false;
         self.entrust(id, Custody::Restoring { number, ready });

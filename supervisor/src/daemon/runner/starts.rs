@@ -6,13 +6,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::Runner;
+use crate::clock::time_of_day;
 use crate::config::service::{Ready, Service};
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
@@ -63,7 +64,7 @@ impl Runner {
             generation,
             slot,
             phase: Phase::Starting,
-            since: SystemTime::now(),
+            since: time_of_day(),
             asked: Instant::now(),
             family: None,
             output_over: false,
@@ -186,7 +187,7 @@ impl Runner {
             group: path.filter(|_| started.outside.is_none()),
         };
         if let Some(process) = self.processes.get_mut(&id) {
-            process.since = SystemTime::now();
+            process.since = time_of_day();
             process.family = Some(family);
             process.output = Some(output);
             process.notify = Some(notify);
