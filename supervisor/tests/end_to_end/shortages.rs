@@ -56,9 +56,8 @@ fn limit_to_spare(supervisor: &Supervisor, spare: usize) {
 fn lacking_descriptors(supervisor: &Supervisor, words: &[&str]) -> usize {
     let address = supervisor.address("http");
     let before = supervisor.serving();
-    let mut failed = 0;
     // One to accept the client with.
-    for spare in 1..100 {
+    for (failed, spare) in (1..100).enumerate() {
         limit_to_spare(supervisor, spare);
         let output = supervisor.heirloom(words.iter().copied());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -70,7 +69,6 @@ fn lacking_descriptors(supervisor: &Supervisor, words: &[&str]) -> usize {
             Some(1) => assert!(said.contains("Too many open files"), "{spare}: {said}"),
             other => panic!("{spare}: {other:?}: {said}\n{}", supervisor.log()),
         }
-        failed += 1;
         assert_eq!(get(address, "/counters/a"), "1");
         // To see who serves takes none but the client's.
         assert_eq!(supervisor.serving(), before, "{}", supervisor.log());
