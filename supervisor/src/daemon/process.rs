@@ -230,6 +230,8 @@ pub(crate) struct Ends<'a> {
     /// Its end of the socket of the handover protocol.
     pub(crate) native: OwnedFd,
     pub(crate) standard: Standard,
+    /// Whether it is the first to be killed where memory runs out.
+    pub(crate) expendable: bool,
     /// Where its family is kept together.
     pub(crate) group: Option<spawn::Group>,
 }
@@ -270,6 +272,7 @@ pub(crate) fn start(
         inherited,
         identity: plan.user.clone(),
         open_files,
+        expendable: ends.expendable,
         group: ends.group,
     };
     spawn::spawn(command).map_err(|failure| {
@@ -384,6 +387,7 @@ pub(crate) fn start_ready_command(
         inherited: Vec::<OwnedFd>::new(),
         identity: command.user.clone(),
         open_files,
+        expendable: false,
         group: None,
     });
     started

@@ -164,6 +164,7 @@ impl Runner {
                 notify: &notify,
                 native: theirs,
                 standard,
+                expendable: self.is_expendable(),
                 group,
             },
             open_files,
@@ -210,6 +211,13 @@ impl Runner {
                 None
             }
         }
+    }
+
+    /// Whether what is being started is worth less than what serves: where memory does not do for both,
+    /// the kernel is to kill the new one, and not the larger one, which has the state.
+    fn is_expendable(&self) -> bool {
+        let mut processes = self.processes.values();
+        processes.any(|process| process.phase == Phase::Serving)
     }
 
     /// Control groups go with the last of their processes.
