@@ -61,6 +61,7 @@ scenarios! {
         a_program_cannot_speak_for_the_unit,
         a_dying_program_does_not_stop_the_unit,
         the_watchdog_is_answered_if_it_is_asked_for,
+        a_journal_that_stalls_stops_no_handover,
         log_lines_carry_service_and_generation;
     units:
         verified_and_hardened,
