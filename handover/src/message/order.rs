@@ -18,11 +18,15 @@ pub enum Order {
         migration: u64,
         /// The generation it comes from.
         from: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
     /// To a new generation: take up the state that was saved. One descriptor comes along: the file.
     Restore {
         /// The migration's number.
         migration: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
     /// To the old generation: copy your state. Three descriptors come along: the stream's writing
     /// end, the lifeline, the link.
@@ -39,6 +43,8 @@ pub enum Order {
         freeze: Duration,
         /// What the receiver can read.
         reads: Vec<Reads>,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
     /// To the old generation: let the state stand still and complete the copy.
     Freeze {
@@ -65,11 +71,15 @@ pub enum Order {
     Save {
         /// The migration's number.
         migration: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
     /// To a serving generation: finish, write your state to the descriptor that comes along, end.
     Stop {
         /// The migration's number.
         migration: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
 }
 
@@ -82,14 +92,17 @@ impl Order {
     pub fn parse(datagram: &[u8]) -> Result<Self, BadMessage> {
         let message = Message::split(datagram)?;
         let migration = || message.number("MIGRATION");
+        let bytes_max = || message.number_if_given("BYTES_MAX");
         Ok(match message.name {
             "BEGIN" => Self::Begin,
             "RECEIVE" => Self::Receive {
                 migration: migration()?,
                 from: message.number("FROM")?,
+                bytes_max: bytes_max()?,
             },
             "RESTORE" => Self::Restore {
                 migration: migration()?,
+                bytes_max: bytes_max()?,
             },
             "SEND" => Self::Send {
                 migration: migration()?,
@@ -98,6 +111,7 @@ impl Order {
                 pause: Duration::from_micros(message.number("PAUSE_USEC")?),
                 freeze: Duration::from_micros(message.number("FREEZE_USEC")?),
                 reads: message.reads()?,
+                bytes_max: bytes_max()?,
             },
             "FREEZE" => Self::Freeze {
                 migration: migration()?,
@@ -113,9 +127,11 @@ impl Order {
             "RETIRE" => Self::Retire,
             "SAVE" => Self::Save {
                 migration: migration()?,
+                bytes_max: bytes_max()?,
             },
             "STOP" => Self::Stop {
                 migration: migration()?,
+                bytes_max: bytes_max()?,
             },
             unknown => return Err(BadMessage::Unknown(cut(unknown).to_owned())),
         })
@@ -126,10 +142,20 @@ impl Order {
     pub fn to_bytes(&self) -> Vec<u8> {
         let text = match self {
             Self::Begin => Text::new("BEGIN"),
-            Self::Receive { migration, from } => Text::new("RECEIVE")
+            Self::Receive {
+                migration,
+                from,
+                bytes_max,
+            } => Text::new("RECEIVE")
                 .line("MIGRATION", migration)
-                .line("FROM", from),
-            Self::Restore { migration } => Text::new("RESTORE").line("MIGRATION", migration),
+                .line("FROM", from)
+                .line_if_given("BYTES_MAX", *bytes_max),
+            Self::Restore {
+                migration,
+                bytes_max,
+            } => Text::new("RESTORE")
+                .line("MIGRATION", migration)
+                .line_if_given("BYTES_MAX", *bytes_max),
             Self::Send {
                 migration,
                 to,
@@ -137,12 +163,14 @@ impl Order {
                 pause,
                 freeze,
                 reads,
+                bytes_max,
             } => Text::new("SEND")
                 .line("MIGRATION", migration)
                 .line("TO", to)
                 .line("PURPOSE", purpose)
                 .line("PAUSE_USEC", pause.as_micros())
                 .line("FREEZE_USEC", freeze.as_micros())
+                .line_if_given("BYTES_MAX", *bytes_max)
                 .reads(reads),
             Self::Freeze { migration } => Text::new("FREEZE").line("MIGRATION", migration),
             Self::Commit { migration, alone } => {
@@ -153,8 +181,18 @@ impl Order {
                 .line("MIGRATION", migration)
                 .reason(reason),
             Self::Retire => Text::new("RETIRE"),
-            Self::Save { migration } => Text::new("SAVE").line("MIGRATION", migration),
-            Self::Stop { migration } => Text::new("STOP").line("MIGRATION", migration),
+            Self::Save {
+                migration,
+                bytes_max,
+            } => Text::new("SAVE")
+                .line("MIGRATION", migration)
+                .line_if_given("BYTES_MAX", *bytes_max),
+            Self::Stop {
+                migration,
+                bytes_max,
+            } => Text::new("STOP")
+                .line("MIGRATION", migration)
+                .line_if_given("BYTES_MAX", *bytes_max),
         };
         text.into_bytes()
     }

@@ -32,8 +32,15 @@ fn orders() -> Vec<Order> {
     let (migration, reason) = (4, "no room".to_owned());
     vec![
         Order::Begin,
-        Order::Receive { migration, from: 6 },
-        Order::Restore { migration },
+        Order::Receive {
+            migration,
+            from: 6,
+            bytes_max: None,
+        },
+        Order::Restore {
+            migration,
+            bytes_max: Some(1 << 40),
+        },
         Order::Send {
             migration,
             to: 7,
@@ -41,6 +48,7 @@ fn orders() -> Vec<Order> {
             pause: Duration::from_millis(5),
             freeze: Duration::from_secs(1),
             reads: reads(),
+            bytes_max: Some(1),
         },
         Order::Freeze { migration },
         Order::Commit {
@@ -53,8 +61,14 @@ fn orders() -> Vec<Order> {
         },
         Order::Abort { migration, reason },
         Order::Retire,
-        Order::Save { migration },
-        Order::Stop { migration },
+        Order::Save {
+            migration,
+            bytes_max: None,
+        },
+        Order::Stop {
+            migration,
+            bytes_max: Some(1 << 30),
+        },
     ]
 }
 

@@ -230,6 +230,8 @@ pub(crate) struct Ends<'a> {
     /// Its end of the socket of the handover protocol.
     pub(crate) native: OwnedFd,
     pub(crate) standard: Standard,
+    /// Whether it is the first to be killed where memory runs out.
+    pub(crate) expendable: bool,
     /// Where its family is kept together.
     pub(crate) group: Option<spawn::Group>,
 }
@@ -270,6 +272,7 @@ pub(crate) fn start(
         inherited,
         privileges: plan.privileges.clone(),
         open_files,
+        expendable: ends.expendable,
         group: ends.group,
     };
     spawn::spawn(command).map_err(|failure| explain(plan, failure))
@@ -387,6 +390,7 @@ pub(crate) fn start_ready_command(
         inherited: Vec::<OwnedFd>::new(),
         privileges: command.privileges.clone(),
         open_files,
+        expendable: false,
         group: None,
     });
     started

@@ -131,7 +131,11 @@ impl Taker<'_> {
     fn ordered(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Option<Event> {
         match order {
             Order::Begin => Some(Event::Begin),
-            Order::Receive { migration, from } => {
+            Order::Receive {
+                migration,
+                from,
+                bytes_max,
+            } => {
                 fault::reached(Point::NewReceiving);
                 self.migration = migration;
                 self.origin = Origin::Generation(from);
@@ -139,16 +143,19 @@ impl Taker<'_> {
                 let begun = begun.and_then(|[stream, lifeline, link]: [OwnedFd; 3]| {
                     self.link = Some(link);
                     let stores = self.keeper.core.stores();
-                    Taking::new(stream, Some(migration), Some(lifeline), stores)
+                    Taking::new(stream, Some(migration), Some(lifeline), stores, bytes_max)
                 });
                 Some(self.begin(begun))
             }
-            Order::Restore { migration } => {
+            Order::Restore {
+                migration,
+                bytes_max,
+            } => {
                 self.migration = migration;
                 self.origin = Origin::Saved;
                 let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
                 let begun = begun.and_then(|[file]: [OwnedFd; 1]| {
-                    Taking::new(file, None, None, self.keeper.core.stores())
+                    Taking::new(file, None, None, self.keeper.core.stores(), bytes_max)
                 });
                 Some(self.begin(begun))
             }

@@ -151,6 +151,7 @@ impl Runner {
         };
         let number = self.last_migration + 1;
         let settings = &taker.plan.service;
+        let bytes_max = Some(settings.max_state.bytes());
         let hello = taker.native.hello.as_ref();
         let send = Order::Send {
             migration: number,
@@ -159,10 +160,12 @@ impl Runner {
             pause: settings.pause.0,
             freeze: settings.freeze_timeout.0,
             reads: hello.map(|hello| hello.reads.clone()).unwrap_or_default(),
+            bytes_max,
         };
         let receive = Order::Receive {
             migration: number,
             from: giver.generation,
+            bytes_max,
         };
         fault::reached(Point::Connecting);
         let to_new = taker.order(&receive, &ends.new.each_ref().map(AsFd::as_fd));

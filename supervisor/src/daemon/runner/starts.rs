@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use heirloom_handover::fault::{self, Point};
 use nix::sys::signal::Signal;
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::Runner;
+use crate::clock::time_of_day;
 use crate::config::service::{Ready, Service};
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
@@ -64,7 +65,7 @@ impl Runner {
             generation,
             slot,
             phase: Phase::Starting,
-            since: SystemTime::now(),
+            since: time_of_day(),
             asked: Instant::now(),
             family: None,
             output_over: false,
@@ -165,6 +166,7 @@ impl Runner {
                 notify: &notify,
                 native: theirs,
                 standard,
+                expendable: self.is_expendable(),
                 group,
             },
             open_files,
@@ -189,7 +191,7 @@ impl Runner {
             group: path.filter(|_| started.outside.is_none()),
         };
         if let Some(process) = self.processes.get_mut(&id) {
-            process.since = SystemTime::now();
+            process.since = time_of_day();
             process.family = Some(family);
             process.output = Some(output);
             process.notify = Some(notify);
@@ -212,6 +214,13 @@ impl Runner {
                 None
             }
         }
+    }
+
+    /// Whether what is being started is worth less than what serves: where memory does not do for both,
+    /// the kernel is to kill the new one, and not the larger one, which has the state.
+    fn is_expendable(&self) -> bool {
+        let mut processes = self.processes.values();
+        processes.any(|process| process.phase == Phase::Serving)
     }
 
     /// Control groups go with the last of their processes.

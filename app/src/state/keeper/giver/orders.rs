@@ -34,14 +34,21 @@ impl Giver {
                 pause,
                 freeze,
                 reads,
-                ..
+                bytes_max,
+                to: _,
             } => {
                 fault::reached(Point::OldAsked);
                 if !matches!(self.state, State::Serving | State::Rehearsed) {
                     self.refuse(migration);
                     return None;
                 }
-                match self.begin(migration, purpose, (pause, freeze), &reads, descriptors) {
+                match self.begin(
+                    migration,
+                    purpose,
+                    (pause, freeze),
+                    (&reads, bytes_max),
+                    descriptors,
+                ) {
                     Ok(()) => Some(Event::Send),
                     Err(reason) => {
                         self.keeper.tell(&Report::Failed { migration, reason });
@@ -60,12 +67,18 @@ impl Giver {
                 "this generation was told to end".clone_into(&mut self.reason);
                 Some(Event::Retire)
             }
-            Order::Save { migration } => {
-                self.save(migration, descriptors, false);
+            Order::Save {
+                migration,
+                bytes_max,
+            } => {
+                self.save(migration, descriptors, bytes_max, false);
                 None
             }
-            Order::Stop { migration } => {
-                self.save(migration, descriptors, true);
+            Order::Stop {
+                migration,
+                bytes_max,
+            } => {
+                self.save(migration, descriptors, bytes_max, true);
                 None
             }
             // Of a migration that is over.
@@ -99,7 +112,7 @@ impl Giver {
         migration: u64,
         purpose: Purpose,
         (pause, freeze_limit): (Duration, Duration),
-        reads: &[Reads],
+        (reads, bytes_max): (&[Reads], Option<u64>),
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), String> {
         let [stream, lifeline, link]: [OwnedFd; WAY] = descriptors
@@ -112,6 +125,7 @@ impl Giver {
             self.keeper.core.stores(),
             (migration, self.keeper.generation),
             Some(reads),
+            bytes_max,
         )
         .map_err(Broken::from)
         .and_then(|copy| {
@@ -144,7 +158,13 @@ impl Giver {
     }
 
     /// Writes the state to a file; at the end of the app, or while it serves.
-    fn save(&mut self, migration: u64, descriptors: Vec<OwnedFd>, stop: bool) {
+    fn save(
+        &mut self,
+        migration: u64,
+        descriptors: Vec<OwnedFd>,
+        bytes_max: Option<u64>,
+        stop: bool,
+    ) {
         let keeper = &self.keeper;
         let Some(file) = descriptors.into_iter().next().map(File::from) else {
             let reason = "the supervisor sent no file; it is at fault".to_owned();
@@ -175,6 +195,7 @@ impl Giver {
             keeper.core.stores(),
             (0, keeper.generation),
             None,
+            bytes_max,
         )
         .map_err(NotSaved::from);
         let outcome = copy.and_then(|copy| {
