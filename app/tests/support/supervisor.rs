@@ -131,6 +131,7 @@ impl Native {
         let receive = Order::Receive {
             migration,
             from: self.number,
+            way_back: None,
         };
         next.order(&receive, &new_ends);
     }
@@ -166,6 +167,7 @@ impl Native {
             pause: PAUSE,
             freeze: FREEZE_LIMIT,
             reads: reads.to_vec(),
+            way_back: None,
         };
         self.order(&send, &[writing, old_life, old_link]);
         [reading, new_life, new_link]

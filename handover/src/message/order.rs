@@ -12,12 +12,15 @@ pub enum Order {
     /// To a new generation: there is no state to take over, begin with none.
     Begin,
     /// To a new generation: take over the state. Three descriptors come along: the stream's reading
-    /// end, the lifeline, the link.
+    /// end, the lifeline, the link; and with a way back three more: its writing end, its fate, the link
+    /// back.
     Receive {
         /// The migration's number.
         migration: u64,
         /// The generation it comes from.
         from: u64,
+        /// What that one can read, if there is a way back.
+        way_back: Option<Vec<Reads>>,
     },
     /// To a new generation: take up the state that was saved. One descriptor comes along: the file.
     Restore {
@@ -25,7 +28,8 @@ pub enum Order {
         migration: u64,
     },
     /// To the old generation: copy your state. Three descriptors come along: the stream's writing
-    /// end, the lifeline, the link.
+    /// end, the lifeline, the link; and with a way back three more: its reading end, its fate, the link
+    /// back.
     Send {
         /// The migration's number.
         migration: u64,
@@ -39,6 +43,8 @@ pub enum Order {
         freeze: Duration,
         /// What the receiver can read.
         reads: Vec<Reads>,
+        /// How long to stay in reserve once the supervisor is gone, if there is a way back.
+        way_back: Option<Duration>,
     },
     /// To the old generation: let the state stand still and complete the copy.
     Freeze {
@@ -58,6 +64,16 @@ pub enum Order {
         migration: u64,
         /// Why.
         reason: String,
+    },
+    /// To the old generation in reserve: the new one needs no way back any more.
+    StandDown {
+        /// The number of the migration in which it gave its state away.
+        migration: u64,
+    },
+    /// To the new generation: give the state back to the one that is in reserve.
+    Return {
+        /// The number of the migration in which it took the state over.
+        migration: u64,
     },
     /// To the old generation: finish and end.
     Retire,
@@ -87,6 +103,10 @@ impl Order {
             "RECEIVE" => Self::Receive {
                 migration: migration()?,
                 from: message.number("FROM")?,
+                way_back: match message.find("WAY_BACK") {
+                    Some("1") => Some(message.reads()?),
+                    Some(_) | None => None,
+                },
             },
             "RESTORE" => Self::Restore {
                 migration: migration()?,
@@ -98,6 +118,10 @@ impl Order {
                 pause: Duration::from_micros(message.number("PAUSE_USEC")?),
                 freeze: Duration::from_micros(message.number("FREEZE_USEC")?),
                 reads: message.reads()?,
+                way_back: match message.find("WAY_BACK_USEC") {
+                    Some(_) => Some(Duration::from_micros(message.number("WAY_BACK_USEC")?)),
+                    None => None,
+                },
             },
             "FREEZE" => Self::Freeze {
                 migration: migration()?,
@@ -109,6 +133,12 @@ impl Order {
             "ABORT" => Self::Abort {
                 migration: migration()?,
                 reason: message.reason(),
+            },
+            "STAND_DOWN" => Self::StandDown {
+                migration: migration()?,
+            },
+            "RETURN" => Self::Return {
+                migration: migration()?,
             },
             "RETIRE" => Self::Retire,
             "SAVE" => Self::Save {
@@ -126,9 +156,19 @@ impl Order {
     pub fn to_bytes(&self) -> Vec<u8> {
         let text = match self {
             Self::Begin => Text::new("BEGIN"),
-            Self::Receive { migration, from } => Text::new("RECEIVE")
-                .line("MIGRATION", migration)
-                .line("FROM", from),
+            Self::Receive {
+                migration,
+                from,
+                way_back,
+            } => {
+                let text = Text::new("RECEIVE")
+                    .line("MIGRATION", migration)
+                    .line("FROM", from);
+                match way_back {
+                    Some(reads) => text.line("WAY_BACK", 1).reads(reads),
+                    None => text,
+                }
+            }
             Self::Restore { migration } => Text::new("RESTORE").line("MIGRATION", migration),
             Self::Send {
                 migration,
@@ -137,13 +177,20 @@ impl Order {
                 pause,
                 freeze,
                 reads,
-            } => Text::new("SEND")
-                .line("MIGRATION", migration)
-                .line("TO", to)
-                .line("PURPOSE", purpose)
-                .line("PAUSE_USEC", pause.as_micros())
-                .line("FREEZE_USEC", freeze.as_micros())
-                .reads(reads),
+                way_back,
+            } => {
+                let text = Text::new("SEND")
+                    .line("MIGRATION", migration)
+                    .line("TO", to)
+                    .line("PURPOSE", purpose)
+                    .line("PAUSE_USEC", pause.as_micros())
+                    .line("FREEZE_USEC", freeze.as_micros())
+                    .reads(reads);
+                match way_back {
+                    Some(limit) => text.line("WAY_BACK_USEC", limit.as_micros()),
+                    None => text,
+                }
+            }
             Self::Freeze { migration } => Text::new("FREEZE").line("MIGRATION", migration),
             Self::Commit { migration, alone } => {
                 let text = Text::new("COMMIT").line("MIGRATION", migration);
@@ -152,6 +199,8 @@ impl Order {
             Self::Abort { migration, reason } => Text::new("ABORT")
                 .line("MIGRATION", migration)
                 .reason(reason),
+            Self::StandDown { migration } => Text::new("STAND_DOWN").line("MIGRATION", migration),
+            Self::Return { migration } => Text::new("RETURN").line("MIGRATION", migration),
             Self::Retire => Text::new("RETIRE"),
             Self::Save { migration } => Text::new("SAVE").line("MIGRATION", migration),
             Self::Stop { migration } => Text::new("STOP").line("MIGRATION", migration),

@@ -7,17 +7,18 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use heirloom_handover::{
     lifeline::{Lifeline, Sent},
-    message::{self, Order, Report},
+    message::{self, Order, Reads, Report},
     target::{self, Action, Event, State},
 };
 use nix::poll::{PollFd, PollFlags};
 
-use super::{Heard, Keeper, monotonic_usec};
+use super::{Back, Heard, Keeper, monotonic_usec, tell};
 use crate::{
     moving,
     state::{
@@ -25,6 +26,7 @@ use crate::{
         error::TakeError,
         link,
         taking::{Taking, Took},
+        way_back::WayBack,
     },
 };
 
@@ -38,12 +40,14 @@ pub(super) fn take_over(keeper: &mut Keeper) -> bool {
         protocol: message::PROTOCOL,
         version: keeper.tenure.version.clone(),
         reads: keeper.core.reads(),
+        way_back: true,
     });
     let mut taker = Taker {
         keeper,
         state: State::Greeting,
         taking: None,
         link: None,
+        way_back: None,
         migration: 0,
         origin: Origin::Fresh,
         counts: (0, 0),
@@ -59,6 +63,8 @@ struct Taker<'a> {
     state: State,
     taking: Option<Taking>,
     link: Option<OwnedFd>,
+    /// The way back, and where operations are carried out once the state has gone back.
+    way_back: Option<(WayBack, OwnedFd)>,
     migration: u64,
     origin: Origin,
     /// Entries and bytes taken.
@@ -128,10 +134,18 @@ impl Taker<'_> {
     fn ordered(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Option<Event> {
         match order {
             Order::Begin => Some(Event::Begin),
-            Order::Receive { migration, from } => {
+            Order::Receive {
+                migration,
+                from,
+                way_back,
+            } => {
                 self.migration = migration;
                 self.origin = Origin::Generation(from);
+                let mut descriptors = descriptors;
+                let back = descriptors.split_off(descriptors.len().min(3));
+                let back = self.take_way_back(way_back, back);
                 let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
+                let begun = back.and(begun);
                 let begun = begun.and_then(|[stream, lifeline, link]: [OwnedFd; 3]| {
                     self.link = Some(link);
                     let stores = self.keeper.core.stores();
@@ -166,6 +180,33 @@ impl Taker<'_> {
                 None
             }
         }
+    }
+
+    /// Takes the writing end of a way back to one that can read these.
+    fn take_way_back(
+        &mut self,
+        reads: Option<Vec<Reads>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), TakeError> {
+        let Some(reads) = reads else {
+            return if descriptors.is_empty() {
+                Ok(())
+            } else {
+                Err(short_of_descriptors())
+            };
+        };
+        let [pipe, fate, link]: [OwnedFd; 3] =
+            descriptors.try_into().map_err(|_| short_of_descriptors())?;
+        let socket = self.keeper.socket.try_clone()?;
+        let migration = self.migration;
+        let tell_lost = Box::new(move |reason: &str| {
+            let reason = reason.to_owned();
+            tell(&socket, &Report::WayLost { migration, reason });
+        });
+        let stores = self.keeper.core.stores();
+        let way = WayBack::new(pipe, fate, &stores, &reads, tell_lost)?;
+        self.way_back = Some((way, link));
+        Ok(())
     }
 
     fn begin(&mut self, begun: Result<Taking, TakeError>) -> Event {
@@ -246,6 +287,11 @@ impl Taker<'_> {
 
     fn own(&mut self) {
         let keeper = &mut *self.keeper;
+        if let Some((way, link)) = self.way_back.take() {
+            let (migration, way) = (self.migration, Arc::new(way));
+            keeper.core.gate.write_back(way);
+            keeper.way_back = Some(Back { migration, link });
+        }
         keeper.core.gate.open(false);
         if let Some(link) = self.link.take()
             && let Err(error) =

@@ -235,6 +235,7 @@ impl Writer {
             pause: PAUSE,
             freeze: FREEZE,
             reads: self.reads.clone(),
+            way_back: None,
         };
         self.order(&order, &[their_stream, their_lifeline, their_link])?;
         let mut stream = std::fs::File::from(stream);
