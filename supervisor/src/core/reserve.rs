@@ -143,6 +143,9 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
 }
 
 #[cfg(test)]
+mod explored;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
