@@ -1,6 +1,7 @@
 //! `heirloom`: replaces a running network service by a new version without its users noticing.
 //!
 //! * `cli` defines the command line and holds a file for each command;
+//! * `clock` is the time of day;
 //! * `config` is what a supervisor is told to run;
 //! * `control` is how a running supervisor is spoken to;
 //! * `core` makes the decisions, without I/O;
@@ -11,6 +12,7 @@
 #![deny(unsafe_code)]
 
 mod cli;
+mod clock;
 mod config;
 mod control;
 mod core;

@@ -11,7 +11,9 @@ use super::exit;
 use crate::config::listen::ListenSpec;
 use crate::config::pin::Sha256;
 use crate::config::privileges::Capabilities;
-use crate::config::service::{Instances, MostDraining, Ready, Span, StopSignal, Strategy};
+use crate::config::service::{
+    Health, Instances, MostDraining, Ready, Span, StopSignal, Strategy, WithoutWayBack,
+};
 use crate::config::size::Size;
 use crate::control::place::Wanted;
 use crate::log::Format;
@@ -131,6 +133,16 @@ pub(crate) struct Tuning {
     /// How long a new generation's death still brings the one before it back [default: 10s].
     #[arg(long, value_name = "TIME")]
     pub(crate) probation: Option<Span>,
+    /// Run this in the probation, and undo the handover when it fails three times in a row:
+    /// exec:COMMAND.
+    #[arg(long, value_name = "HOW")]
+    pub(crate) health: Option<Health>,
+    /// How often the command of --health is run [default: 1s].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) health_every: Option<Span>,
+    /// What to do at a handover of state that could not be undone without a loss [default: warn].
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub(crate) without_way_back: Option<WithoutWayBack>,
     /// How long clients may wait when the state moves: it is copied beforehand until what is left fits
     /// [default: 5ms].
     #[arg(long, value_name = "TIME")]
