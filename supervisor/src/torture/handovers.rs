@@ -12,7 +12,7 @@ use super::instance::{Footprint, Instance, Unheard, serves};
 use super::plan::{Plan, Until};
 use super::tally::{Harm, Leaks};
 use super::victim::{self, Stopped};
-use crate::control::protocol::{Outcome, Report};
+use crate::control::protocol::{EventKind, Outcome, Report};
 
 /// How long the service may take to be whole after a handover, however it ended.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(60);
@@ -203,10 +203,12 @@ impl<'a> Handovers<'a> {
             }
         };
         self.count(&report, struck.is_some());
-        let harm = struck.map(|struck| self.harm(struck, &report, former.generation));
+        if let Some(struck) = &struck {
+            self.wait_for_death(&struck.stopped)?;
+        }
         self.recover()?;
-        if let Some(mut harm) = harm {
-            harm.until = self.start.elapsed();
+        if let Some(struck) = struck {
+            let harm = self.harm(struck, &report, former.generation);
             self.counts.harms.push(harm);
         }
         Ok(())
@@ -275,12 +277,21 @@ impl<'a> Handovers<'a> {
         } = struck;
         let (generation, owned) = match disturbance.target {
             // Where the new one had not taken it over, nobody else had the state.
-            Target::Old => (former, !self.instance.has_taken_over(report.to)),
-            Target::New => (report.to, report.outcome != Outcome::Aborted),
+            Target::Old => {
+                let to = report.to;
+                let taken = self.instance.has_happened(to, EventKind::TakenOver, to);
+                (former, !taken)
+            }
+            // Where one in reserve took it back, it was not the only one.
+            Target::New => {
+                let to = report.to;
+                let returned = self.instance.has_happened(to, EventKind::Returned, former);
+                (to, report.outcome != Outcome::Aborted && !returned)
+            }
         };
         Harm {
             at,
-            until: at,
+            until: self.start.elapsed(),
             handover: self.counts.tried,
             generation,
             deed: disturbance.deed,
@@ -289,6 +300,18 @@ impl<'a> Handovers<'a> {
             died: disturbance.deed == Deed::Kill || stopped.is_dead(),
             owned,
         }
+    }
+
+    /// Waits until the supervisor knows that a process has died, if it has: until then all seems well.
+    fn wait_for_death(&self, stopped: &Stopped) -> Result<(), String> {
+        self.wait("notice a death", |instance| {
+            if !stopped.is_dead() {
+                return Ok(true);
+            }
+            let status = instance.status()?;
+            let mut all = status.services.iter().flat_map(|one| &one.generations);
+            Ok(all.all(|one| one.pid != Some(stopped.pid().as_raw())))
+        })
     }
 
     /// Waits until the service serves again, whatever happened.

@@ -187,21 +187,23 @@ impl Instance {
         Err(NoReply::BrokenOff("it said nothing".to_owned()).into())
     }
 
-    /// Whether it is known that this generation has taken the state over.
-    pub(crate) fn has_taken_over(&self, generation: u64) -> bool {
+    /// Whether it is known that this happened to a generation, in the handover that was to `to`.
+    pub(crate) fn has_happened(&self, to: u64, kind: EventKind, generation: u64) -> bool {
         let follow = false;
         let Ok(mut conversation) = self.ask(&Request::Events { follow }, LONGEST_ANSWER) else {
             return false;
         };
-        let taken = |event: &Event| {
-            event.event == EventKind::TakenOver && event.generation == Some(generation)
+        let is = |event: &Event, kind: EventKind, generation: u64| {
+            event.event == kind && event.generation == Some(generation)
         };
+        let (mut begun, mut happened) = (false, false);
         while let Ok(Some(reply)) = conversation.next() {
-            if matches!(&reply, Reply::Event(event) if taken(event)) {
-                return true;
+            if let Reply::Event(event) = reply {
+                begun |= is(&event, EventKind::Begun, to);
+                happened |= begun && is(&event, kind, generation);
             }
         }
-        false
+        happened
     }
 
     /// Hands over, to this command if one is given.
