@@ -103,7 +103,7 @@ pub(crate) fn run(
     Ok(report)
 }
 
-/// Waits until only what serves is left, and measures what there is more than at the beginning.
+/// Waits until only what is to stay is left, and measures what there is more than at the beginning.
 fn rest(instance: &Instance, handovers: &Handovers<'_>) -> Leaks {
     let end = Instant::now() + LONGEST_REST;
     loop {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::dice::{self, Deed, Dice, Disturbance, Target};
-use super::instance::{Footprint, Instance, Unheard, serves};
+use super::instance::{Footprint, Instance, Unheard, is_at_rest, serves};
 use super::plan::{Plan, Until};
 use super::tally::{Harm, Leaks};
 use super::victim::{self, Stopped};
@@ -103,7 +103,7 @@ impl<'a> Handovers<'a> {
         let more = |now: u64, before: u64, kept: u64| now.saturating_sub(before + kept);
         Leaks {
             descriptors: more(now.descriptors, before.descriptors, KEPT_DESCRIPTORS),
-            processes: more(now.processes, before.processes, 0),
+            processes: now.processes,
             zombies: now.zombies,
             resident_kib: more(now.resident_kib, before.resident_kib, KEPT_KIB),
         }
@@ -321,12 +321,10 @@ impl<'a> Handovers<'a> {
         })
     }
 
-    /// Waits until nothing but what serves is left.
+    /// Waits until nothing is left of those who have given way.
     fn settle(&self) -> Result<(), String> {
         self.wait("end its former generations", |instance| {
-            let status = instance.status()?;
-            let mut all = status.services.iter().flat_map(|one| &one.generations);
-            Ok(all.all(|one| one.phase == "serving"))
+            instance.status().map(|status| is_at_rest(&status))
         })
     }
 

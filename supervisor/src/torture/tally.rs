@@ -174,7 +174,7 @@ impl Tally {
 pub(crate) struct Leaks {
     /// Descriptors of the supervisor.
     pub(crate) descriptors: u64,
-    /// Processes beside those that serve.
+    /// Processes beside those that serve, and those in reserve.
     pub(crate) processes: u64,
     /// Processes that have ended and were not reaped.
     pub(crate) zombies: u64,
