@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::dice::{self, Deed, Dice, Disturbance, Target};
 use super::instance::{Footprint, Instance, Unheard, is_at_rest, serves};
 use super::plan::{Plan, Until};
-use super::tally::{Harm, Leaks};
+use super::tally::{Custody, Harm, Leaks};
 use super::victim::{self, Stopped};
 use crate::control::protocol::{EventKind, Outcome, Report};
 
@@ -275,18 +275,29 @@ impl<'a> Handovers<'a> {
             disturbance,
             ports,
         } = struck;
-        let (generation, owned) = match disturbance.target {
+        let (generation, custody) = match disturbance.target {
             // Where the new one had not taken it over, nobody else had the state.
             Target::Old => {
                 let to = report.to;
                 let taken = self.instance.has_happened(to, EventKind::TakenOver, to);
-                (former, !taken)
+                let custody = if taken {
+                    Custody::NotOwner
+                } else {
+                    Custody::Alone
+                };
+                (former, custody)
             }
-            // Where one in reserve took it back, it was not the only one.
             Target::New => {
                 let to = report.to;
                 let returned = self.instance.has_happened(to, EventKind::Returned, former);
-                (to, report.outcome != Outcome::Aborted && !returned)
+                let custody = match report.outcome {
+                    Outcome::Aborted => Custody::NotOwner,
+                    Outcome::Committed | Outcome::RolledBack | Outcome::Rehearsed if returned => {
+                        Custody::Owner
+                    }
+                    Outcome::Committed | Outcome::RolledBack | Outcome::Rehearsed => Custody::Alone,
+                };
+                (to, custody)
             }
         };
         Harm {
@@ -298,7 +309,7 @@ impl<'a> Handovers<'a> {
             target: disturbance.target,
             ports,
             died: disturbance.deed == Deed::Kill || stopped.is_dead(),
-            owned,
+            custody,
         }
     }
 
