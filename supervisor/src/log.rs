@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -26,6 +26,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
+
+use crate::clock::time_of_day;
 
 /// So many lines may wait for the thread that writes them.
 const MOST_WAITING: usize = 4096;
@@ -286,7 +288,7 @@ where
             (true, Level::WARN) => ("\x1b[2m", "\x1b[33m", "\x1b[0m"),
             (true, _) => ("\x1b[2m", "\x1b[32m", "\x1b[0m"),
         };
-        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let time = humantime::format_rfc3339_millis(time_of_day());
         let level = event.metadata().level();
         write!(writer, "{dim}{time}{plain} {color}{level:>5}{plain} ")?;
         match (line.service.as_str(), line.generation) {

@@ -71,10 +71,13 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
 /// `/proc` is not there.
 pub(crate) fn open_descriptors() -> io::Result<BTreeSet<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd")?;
-    Ok(entries
+    let mut numbers: BTreeSet<RawFd> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect())
+        .collect();
+    // The listing had one itself, whose number the next to be opened gets.
+    numbers.retain(|number| Path::new(&format!("/proc/self/fd/{number}")).is_symlink());
+    Ok(numbers)
 }
 
 /// Sets `O_NONBLOCK` on sockets that a library opened since and does not hand out.

@@ -25,6 +25,7 @@ use nix::{
 };
 
 use super::{
+    copy::limits,
     error::{StoreError, TakeError},
     store::Store,
 };
@@ -76,6 +77,7 @@ impl Taking {
         migration: Option<u64>,
         lifeline: Option<OwnedFd>,
         stores: Vec<Arc<dyn Store>>,
+        bytes_max: Option<u64>,
     ) -> Result<Self, TakeError> {
         // The keeper waits for its orders as well.
         fcntl(&stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
@@ -83,7 +85,7 @@ impl Taking {
             stream: File::from(stream),
             migration,
             lifeline: lifeline.map(Lifeline::new),
-            reader: SnapshotReader::new(Limits::default()),
+            reader: SnapshotReader::new(limits(bytes_max)),
             stores,
             sections: HashMap::new(),
             ledger: None,

@@ -62,7 +62,9 @@ impl TryFrom<String> for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = UNITS.iter().find(|(_, bytes)| self.0 % bytes == 0);
+        let whole = UNITS
+            .iter()
+            .find(|(_, bytes)| self.0.is_multiple_of(*bytes));
         // It is whole in the smallest unit, if in no other.
         let (unit, bytes) = whole.unwrap_or(&("KiB", 1 << 10));
         write!(f, "{}{unit}", self.0 / bytes)

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
@@ -103,6 +104,24 @@ impl Family {
             let _ended = kill(*member, signal);
         }
         !members.is_empty()
+    }
+
+    /// From now on the kernel chooses among its processes and others as ever, where memory runs out.
+    ///
+    /// # Errors
+    ///
+    /// The system's, of the first process that is not ours to speak for.
+    pub(crate) fn hold_dear(&self) -> io::Result<()> {
+        let own = fs::read_to_string("/proc/self/oom_score_adj")?;
+        for member in self.members() {
+            match fs::write(format!("/proc/{member}/oom_score_adj"), own.trim_end()) {
+                // It has ended.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                written => written?,
+            }
+        }
+        Ok(())
     }
 
     /// Whether the process was started by this instance of the generation.

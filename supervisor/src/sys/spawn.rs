@@ -40,6 +40,8 @@ pub(crate) struct Command {
     pub(crate) privileges: Privileges,
     /// Soft and hard limit on open files.
     pub(crate) open_files: (u64, u64),
+    /// Whether it is the first to be killed where memory runs out.
+    pub(crate) expendable: bool,
     /// The control group it belongs to from its first instant; the supervisor's own if none.
     pub(crate) group: Option<Group>,
 }
@@ -389,6 +391,12 @@ unsafe fn become_program(
                 std::ptr::null_mut::<u64>(),
                 size_of::<u64>(),
             );
+        }
+        if command.expendable {
+            // Where it cannot be said, the kernel chooses.
+            let adjustment = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY);
+            libc::write(adjustment, c"1000".as_ptr().cast(), 4);
+            libc::close(adjustment);
         }
         for (number, fd) in command.standard.iter().enumerate() {
             if libc::dup2(fd.as_raw_fd(), number as RawFd) < 0 {

@@ -56,9 +56,8 @@ fn limit_to_spare(supervisor: &Supervisor, spare: usize) {
 fn lacking_descriptors(supervisor: &Supervisor, words: &[&str]) -> usize {
     let address = supervisor.address("http");
     let before = supervisor.serving();
-    let mut failed = 0;
     // One to accept the client with.
-    for spare in 1..100 {
+    for (failed, spare) in (1..100).enumerate() {
         limit_to_spare(supervisor, spare);
         let output = supervisor.heirloom(words.iter().copied());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -70,7 +69,6 @@ fn lacking_descriptors(supervisor: &Supervisor, words: &[&str]) -> usize {
             Some(1) => assert!(said.contains("Too many open files"), "{spare}: {said}"),
             other => panic!("{spare}: {other:?}: {said}\n{}", supervisor.log()),
         }
-        failed += 1;
         assert_eq!(get(address, "/counters/a"), "1");
         // To see who serves takes none but the client's.
         assert_eq!(supervisor.serving(), before, "{}", supervisor.log());
@@ -274,6 +272,44 @@ fn a_log_on_a_full_disk_stops_nothing_and_tells_what_it_lost() {
         let log = fs::read_to_string(disk.path("log")).unwrap_or_default();
         log.contains("lines of the log were lost")
     });
+    supervisor.stop();
+}
+
+#[test]
+fn a_state_larger_than_it_may_be_neither_moves_nor_is_saved_until_that_is_raised() {
+    let configuration = |most: &str| {
+        format!(
+            "[service.web]
+command = [\"{}\"]
+listen = [\"http=tcp:127.0.0.1:0\"]
+max_state = \"{most}\"
+",
+            built("heirloom-demo").display()
+        )
+    };
+    let supervisor = with_a_small_disk(Setup::configuration(&configuration("32KiB"))).start();
+    let disk = Disk::of(&supervisor);
+    let address = supervisor.address("http");
+    let place = supervisor.path("small/state");
+    let place = place.to_str().unwrap();
+    supervisor.expect(0, ["snapshot", "-o", place]);
+    let before = fs::read(disk.path("state")).unwrap();
+    assert_eq!(post(address, "/counters/a"), "1");
+    post(address, "/fill?entries=100&bytes=512");
+    let serving = supervisor.serving();
+    for words in [&["reload"][..], &["snapshot", "-o", place]] {
+        let said = supervisor.expect(1, words.iter().copied());
+        assert!(said.contains("over the limit of 32768 bytes"), "{said}");
+        assert!(said.contains("raise max_state"), "{said}");
+        assert_eq!(supervisor.serving(), serving);
+        assert_eq!(disk.names(), ["state"]);
+    }
+    assert_eq!(fs::read(disk.path("state")).unwrap(), before);
+    // What a reload brings counts for the state that it moves.
+    supervisor.write("heirloom.toml", &configuration("1MiB"));
+    supervisor.reload();
+    assert_eq!(get(address, "/counters/a"), "1");
+    supervisor.expect(0, ["snapshot", "-o", place]);
     supervisor.stop();
 }
 

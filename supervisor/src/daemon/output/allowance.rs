@@ -10,6 +10,8 @@ const BURST_SECONDS: u64 = 10;
 /// What a line counts beside its own bytes: time, service, generation and their names.
 const LINE_BYTES: u64 = 128;
 
+const SECOND_US: u128 = 1_000_000;
+
 #[derive(Debug)]
 pub(super) struct Allowance {
     /// Bytes a second.
@@ -30,14 +32,16 @@ impl Allowance {
 
     /// Whether a line of so many bytes may be written; it counts then.
     pub(super) fn take(&mut self, bytes: u64, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.since);
-        let earned =
-            u128::from(self.rate) * passed.as_micros() / Duration::from_secs(1).as_micros();
+        let passed = now.saturating_duration_since(self.since).as_micros();
+        let earned = u128::from(self.rate) * passed / SECOND_US;
         if earned > 0 {
-            let earned = u64::try_from(earned).unwrap_or(u64::MAX);
             let most = self.rate.saturating_mul(BURST_SECONDS);
-            self.left = self.left.saturating_add(earned).min(most);
-            self.since = now;
+            let all = u128::from(self.left).saturating_add(earned);
+            self.left = u64::try_from(all).map_or(most, |all| all.min(most));
+            // What is not worth a whole byte yet counts the next time.
+            let unspent = passed - (earned * SECOND_US).div_ceil(u128::from(self.rate));
+            let unspent = u64::try_from(unspent).unwrap_or(0);
+            self.since = now - Duration::from_micros(unspent);
         }
         let wanted = bytes.saturating_add(LINE_BYTES);
         match self.left.checked_sub(wanted) {

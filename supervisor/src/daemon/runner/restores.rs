@@ -34,7 +34,10 @@ impl Runner {
         };
         self.last_migration += 1;
         let number = self.last_migration;
-        let order = Order::Restore { migration: number };
+        let order = Order::Restore {
+            migration: number,
+            bytes_max: Some(process.plan.service.max_state.bytes()),
+        };
         fault::reached(Point::Restore);
         let told = process.order(&order, &[file.as_fd()]);
         let ready = false;
