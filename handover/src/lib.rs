@@ -11,6 +11,7 @@
 
 pub mod datagram;
 pub mod environment;
+pub mod fault;
 pub mod fds;
 pub mod lifeline;
 pub mod message;

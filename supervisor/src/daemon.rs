@@ -7,11 +7,13 @@
 //!   into system calls.
 //! * What a service is made of: [`plan`] (a program as it was looked up), [`listeners`],
 //!   [`process`] (one generation's process, with [`output`], [`notify_socket`], [`native_socket`] and
-//!   [`readiness`]), [`state_file`] (its state, saved), [`memory`] (room for a second copy), [`store`] (descriptors kept for the next generation), [`family`] (every process it started),
+//!   [`readiness`]), [`state_file`] (its state, saved), [`memory`] (room for a second copy), [`store`] (descriptors kept for the next generation), [`family`] (every process it started), [`control_groups`] (what
+//!   holds them together where it may),
 //!   [`strays`] (those that hide from their family).
 //! * The outside: [`server`] (control socket), [`signals`], [`systemd`], [`history`] (what happened),
 //!   [`inspect`] (what is measured for `status`).
 
+mod control_groups;
 mod family;
 mod history;
 mod input;
@@ -21,7 +23,7 @@ mod memory;
 mod native_socket;
 mod notify_socket;
 mod output;
-mod plan;
+pub(crate) mod plan;
 mod process;
 mod readiness;
 mod runner;
@@ -37,4 +39,4 @@ mod timer;
 pub(crate) use listeners::Inherited;
 pub(crate) use memory::size;
 pub(crate) use plan::look_up;
-pub(crate) use supervisor::{Start, run};
+pub(crate) use supervisor::{Start, check_threads, run};

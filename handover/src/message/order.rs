@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lines::{Message, Text};
+use super::lines::{Message, Text, cut};
 use super::{BadMessage, Purpose, Reads};
 
 /// What a supervisor tells an app.
@@ -19,6 +19,8 @@ pub enum Order {
         migration: u64,
         /// The generation it comes from.
         from: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
         /// What that one can read, if there is a way back.
         way_back: Option<Vec<Reads>>,
     },
@@ -26,6 +28,8 @@ pub enum Order {
     Restore {
         /// The migration's number.
         migration: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
     /// To the old generation: copy your state. Three descriptors come along: the stream's writing
     /// end, the lifeline, the link; and with a way back three more: its reading end, its fate, the link
@@ -43,6 +47,8 @@ pub enum Order {
         freeze: Duration,
         /// What the receiver can read.
         reads: Vec<Reads>,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
         /// How long to stay in reserve once the supervisor is gone, if there is a way back.
         way_back: Option<Duration>,
     },
@@ -81,11 +87,15 @@ pub enum Order {
     Save {
         /// The migration's number.
         migration: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
     /// To a serving generation: finish, write your state to the descriptor that comes along, end.
     Stop {
         /// The migration's number.
         migration: u64,
+        /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
+        bytes_max: Option<u64>,
     },
 }
 
@@ -98,11 +108,13 @@ impl Order {
     pub fn parse(datagram: &[u8]) -> Result<Self, BadMessage> {
         let message = Message::split(datagram)?;
         let migration = || message.number("MIGRATION");
+        let bytes_max = || message.number_if_given("BYTES_MAX");
         Ok(match message.name {
             "BEGIN" => Self::Begin,
             "RECEIVE" => Self::Receive {
                 migration: migration()?,
                 from: message.number("FROM")?,
+                bytes_max: bytes_max()?,
                 way_back: match message.find("WAY_BACK") {
                     Some("1") => Some(message.reads()?),
                     Some(_) | None => None,
@@ -110,6 +122,7 @@ impl Order {
             },
             "RESTORE" => Self::Restore {
                 migration: migration()?,
+                bytes_max: bytes_max()?,
             },
             "SEND" => Self::Send {
                 migration: migration()?,
@@ -118,6 +131,7 @@ impl Order {
                 pause: Duration::from_micros(message.number("PAUSE_USEC")?),
                 freeze: Duration::from_micros(message.number("FREEZE_USEC")?),
                 reads: message.reads()?,
+                bytes_max: bytes_max()?,
                 way_back: match message.find("WAY_BACK_USEC") {
                     Some(_) => Some(Duration::from_micros(message.number("WAY_BACK_USEC")?)),
                     None => None,
@@ -143,11 +157,13 @@ impl Order {
             "RETIRE" => Self::Retire,
             "SAVE" => Self::Save {
                 migration: migration()?,
+                bytes_max: bytes_max()?,
             },
             "STOP" => Self::Stop {
                 migration: migration()?,
+                bytes_max: bytes_max()?,
             },
-            unknown => return Err(BadMessage::Unknown(unknown.to_owned())),
+            unknown => return Err(BadMessage::Unknown(cut(unknown).to_owned())),
         })
     }
 
@@ -159,17 +175,24 @@ impl Order {
             Self::Receive {
                 migration,
                 from,
+                bytes_max,
                 way_back,
             } => {
                 let text = Text::new("RECEIVE")
                     .line("MIGRATION", migration)
-                    .line("FROM", from);
+                    .line("FROM", from)
+                    .line_if_given("BYTES_MAX", *bytes_max);
                 match way_back {
                     Some(reads) => text.line("WAY_BACK", 1).reads(reads),
                     None => text,
                 }
             }
-            Self::Restore { migration } => Text::new("RESTORE").line("MIGRATION", migration),
+            Self::Restore {
+                migration,
+                bytes_max,
+            } => Text::new("RESTORE")
+                .line("MIGRATION", migration)
+                .line_if_given("BYTES_MAX", *bytes_max),
             Self::Send {
                 migration,
                 to,
@@ -177,6 +200,7 @@ impl Order {
                 pause,
                 freeze,
                 reads,
+                bytes_max,
                 way_back,
             } => {
                 let text = Text::new("SEND")
@@ -185,6 +209,7 @@ impl Order {
                     .line("PURPOSE", purpose)
                     .line("PAUSE_USEC", pause.as_micros())
                     .line("FREEZE_USEC", freeze.as_micros())
+                    .line_if_given("BYTES_MAX", *bytes_max)
                     .reads(reads);
                 match way_back {
                     Some(limit) => text.line("WAY_BACK_USEC", limit.as_micros()),
@@ -202,8 +227,18 @@ impl Order {
             Self::StandDown { migration } => Text::new("STAND_DOWN").line("MIGRATION", migration),
             Self::Return { migration } => Text::new("RETURN").line("MIGRATION", migration),
             Self::Retire => Text::new("RETIRE"),
-            Self::Save { migration } => Text::new("SAVE").line("MIGRATION", migration),
-            Self::Stop { migration } => Text::new("STOP").line("MIGRATION", migration),
+            Self::Save {
+                migration,
+                bytes_max,
+            } => Text::new("SAVE")
+                .line("MIGRATION", migration)
+                .line_if_given("BYTES_MAX", *bytes_max),
+            Self::Stop {
+                migration,
+                bytes_max,
+            } => Text::new("STOP")
+                .line("MIGRATION", migration)
+                .line_if_given("BYTES_MAX", *bytes_max),
         };
         text.into_bytes()
     }

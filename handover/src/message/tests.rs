@@ -35,16 +35,21 @@ fn orders() -> Vec<Order> {
         Order::Receive {
             migration,
             from: 6,
+            bytes_max: None,
             way_back: None,
         },
         Order::Receive {
             migration,
             from: 6,
+            bytes_max: None,
             way_back: Some(reads()),
         },
         Order::StandDown { migration },
         Order::Return { migration },
-        Order::Restore { migration },
+        Order::Restore {
+            migration,
+            bytes_max: Some(1 << 40),
+        },
         Order::Send {
             migration,
             to: 7,
@@ -52,6 +57,7 @@ fn orders() -> Vec<Order> {
             pause: Duration::from_millis(5),
             freeze: Duration::from_secs(1),
             reads: reads(),
+            bytes_max: Some(1),
             way_back: None,
         },
         Order::Send {
@@ -61,6 +67,7 @@ fn orders() -> Vec<Order> {
             pause: Duration::from_millis(5),
             freeze: Duration::from_secs(1),
             reads: reads(),
+            bytes_max: None,
             way_back: Some(Duration::from_secs(10)),
         },
         Order::Freeze { migration },
@@ -74,8 +81,14 @@ fn orders() -> Vec<Order> {
         },
         Order::Abort { migration, reason },
         Order::Retire,
-        Order::Save { migration },
-        Order::Stop { migration },
+        Order::Save {
+            migration,
+            bytes_max: None,
+        },
+        Order::Stop {
+            migration,
+            bytes_max: Some(1 << 30),
+        },
     ]
 }
 

@@ -8,6 +8,7 @@ use super::flags::{Run, Tuning};
 use super::{complain, exit};
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
+use crate::config::trust;
 use crate::control::place;
 use crate::daemon::{self, Inherited, Start};
 use crate::log;
@@ -51,6 +52,12 @@ pub(crate) fn run(command: Run) -> ExitCode {
             return exit::FAILED.into();
         }
     };
+    if let Err(error) = daemon::check_threads() {
+        complain(&format!(
+            "no threads can be started: {error}; raise the limit on processes (ulimit -u, TasksMax=)"
+        ));
+        return exit::FAILED.into();
+    }
     let log = match log::start(log_format, log_file.as_deref()) {
         Ok(log) => log,
         Err(error) => {
@@ -58,6 +65,9 @@ pub(crate) fn run(command: Run) -> ExitCode {
             return exit::USAGE.into();
         }
     };
+    if let Some(warning) = config.as_deref().and_then(trust::writable_by_all) {
+        tracing::warn!("{warning}");
+    }
     let control = place::of_supervisor(&wanted, &configuration.name);
     daemon::run(Start {
         configuration,
@@ -89,7 +99,8 @@ fn from_command_line(
 }
 
 impl Tuning {
-    fn service(
+    /// The service that these settings make of a command.
+    pub(super) fn service(
         self,
         name: &str,
         command: Vec<String>,
@@ -117,12 +128,19 @@ impl Tuning {
             state_file: self
                 .state_file
                 .map(|path| std::path::absolute(&path).unwrap_or(path)),
+            max_state: self.max_state.unwrap_or(default.max_state),
+            log_rate: self.log_rate.unwrap_or(default.log_rate),
             watchdog: self.watchdog,
             most_draining: self.most_draining.unwrap_or(default.most_draining),
             directory: self.directory,
             env_file: self.env_file,
             user: self.user,
             group: self.group,
+            groups: self.groups,
+            no_new_privileges: self.no_new_privileges,
+            capabilities: self.capabilities,
+            sha256: self.sha256,
+            minisign: default.minisign,
             environment: default.environment,
         }
     }

@@ -7,9 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::listen::ListenSpec;
+use super::pin::{Minisign, Sha256};
+use super::privileges::Capabilities;
+use super::size::Size;
 
 /// The most processes one service may have at once.
 pub(crate) const MOST_INSTANCES: usize = 256;
@@ -62,6 +66,10 @@ pub(crate) struct Service {
     /// How often the program must send `WATCHDOG=1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) watchdog: Option<Span>,
+    /// How large its state may be, as it is copied: a larger one neither moves nor is saved.
+    pub(crate) max_state: Size,
+    /// How much of what one process writes to its output may go into the log, in a second.
+    pub(crate) log_rate: Size,
     /// How many processes of former generations may drain before a handover waits for one to end.
     pub(crate) most_draining: MostDraining,
     /// Where it runs; the supervisor's own directory if not given. Looked up for each generation.
@@ -76,9 +84,41 @@ pub(crate) struct Service {
     /// The group it runs as; the user's own if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+    /// Its supplementary groups; those of the user if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) groups: Option<Vec<String>>,
+    /// Whether nothing it executes can give it privileges; so for every user but root if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// The capabilities it has; none, or for root all that the supervisor has, if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) capabilities: Option<Capabilities>,
+    /// What the program's file must hash to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<Sha256>,
+    /// Who must have signed the program's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) minisign: Option<Minisign>,
     /// Variables added to its environment; those of the file win.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "variables"
+    )]
     pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// Reads variables without ever repeating a value: it may be a secret, and errors are logged.
+fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let table = toml::Table::deserialize(from)
+        .map_err(|_| D::Error::custom("environment is a table of NAME = \"VALUE\""))?;
+    let text = |(name, value)| match value {
+        toml::Value::String(text) => Ok((name, text)),
+        _other => {
+            let reason = format!("the value of `{name}` is not text; put it between quotes");
+            Err(D::Error::custom(reason))
+        }
+    };
+    table.into_iter().map(text).collect()
 }
 
 impl Default for Service {
@@ -100,6 +140,8 @@ impl Default for Service {
             pause: Span(Duration::from_millis(5)),
             freeze_timeout: Span(Duration::from_secs(1)),
             memory_check: true,
+            max_state: Size::MOST,
+            log_rate: Size::mib(1),
             state_file: None,
             watchdog: None,
             most_draining: MostDraining(8),
@@ -107,6 +149,11 @@ impl Default for Service {
             env_file: None,
             user: None,
             group: None,
+            groups: None,
+            no_new_privileges: None,
+            capabilities: None,
+            sha256: None,
+            minisign: None,
             environment: BTreeMap::new(),
         }
     }

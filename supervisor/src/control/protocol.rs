@@ -56,6 +56,21 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Reads the line of a client.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, for the client.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(line).map_err(|error| {
+            format!(
+                "the request is not understood ({error}); are client and supervisor of one version?"
+            )
+        })
+    }
+}
+
 /// What the supervisor answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", content = "content", rename_all = "kebab-case")]
@@ -234,6 +249,9 @@ pub(crate) struct GenerationStatus {
     pub(crate) connections: u64,
     /// Memory of its main process.
     pub(crate) rss_bytes: u64,
+    /// What all its processes hold, with the files they have read; `null` where that is not counted.
+    #[serde(default)]
+    pub(crate) memory_bytes: Option<u64>,
     /// What it says of itself (`STATUS=`).
     pub(crate) status: Option<String>,
     /// Whether it speaks the handover protocol.

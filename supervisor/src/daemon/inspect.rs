@@ -1,19 +1,27 @@
 //! What is measured when somebody asks for the status: memory and connections.
 //!
-//! Reads `/proc` only, in a thread of its own, for a machine with many sockets has much to read.
+//! Reads `/proc` and control groups, in a thread of its own, for a machine with many sockets has much to
+//! read. On a starved one it gives up: what is not counted by then is told as nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
+use super::control_groups;
 use super::family::Family;
 use super::readiness::socket_inode;
 use crate::control::protocol::{GenerationStatus, ServiceStatus, Status};
 
-/// Fills in what `status` says of each generation's connections and memory.
-pub(crate) fn measure(status: &mut Status) {
+/// How long connections and memory may be counted for a status, in a client's time: with an answer that
+/// has to be made and sent it waits twice as long.
+pub(crate) const LONGEST: Duration = Duration::from_secs(5);
+
+/// Fills in what `status` says of each generation's connections and memory, as far as there is time.
+/// `groups` are the control groups of processes that have one.
+pub(crate) fn measure(status: &mut Status, groups: &BTreeMap<i32, PathBuf>, asked: Instant) {
     let tcp: Vec<Connection> = ["tcp", "tcp6"]
         .into_iter()
         .flat_map(|table| read(table, tcp_connection))
@@ -22,12 +30,21 @@ pub(crate) fn measure(status: &mut Status) {
     for service in &mut status.services {
         let ours = established(service, &tcp, &unix);
         for generation in &mut service.generations {
-            measure_generation(&service.name, generation, &ours);
+            if asked.elapsed() >= LONGEST {
+                return;
+            }
+            let group = generation.pid.and_then(|pid| groups.get(&pid));
+            measure_generation(&service.name, generation, group, &ours);
         }
     }
 }
 
-fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &BTreeSet<u64>) {
+fn measure_generation(
+    service: &str,
+    generation: &mut GenerationStatus,
+    group: Option<&PathBuf>,
+    ours: &BTreeSet<u64>,
+) {
     let Some(pid) = generation.pid else { return };
     let family = Family {
         main: Pid::from_raw(pid),
@@ -35,8 +52,10 @@ fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &B
         service: service.to_owned(),
         generation: generation.generation,
         instance: generation.instance,
+        group: group.cloned(),
     };
     generation.rss_bytes = resident(Path::new("/proc"), pid).unwrap_or(0);
+    generation.memory_bytes = group.and_then(|group| control_groups::memory(group));
     let mut held = BTreeSet::new();
     for member in family.members() {
         for entry in fs::read_dir(format!("/proc/{member}/fd"))

@@ -1,13 +1,16 @@
 //! What a program writes to its standard output and error.
 //!
-//! Owns reading it by lines, handing each to the log with service and generation, and keeping the
-//! last lines of the error output for the report of a failure. A program that writes more than the
-//! log takes is slowed down by its pipe and harms nobody else.
+//! Owns reading it by lines, handing each to the log with service and generation, as far as its rate
+//! allows, and keeping the last lines of the error output for the report of a failure. A program that
+//! floods its output is neither blocked in it nor does it fill the disk: what is too much is read,
+//! dropped and counted.
+
+mod allowance;
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +19,21 @@ use nix::unistd::pipe2;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::memory::size;
+use crate::config::size::Size;
+use allowance::Allowance;
+
+/// How much is read at once: all that a pipe of default size holds.
+const READ_BYTES: usize = 64 * 1024;
+
+/// How long a reader rests after a read of which something was dropped: so much a program may write
+/// without being held up (64 MB a second), and so little of a processor it costs.
+const REST: Duration = Duration::from_millis(1);
+
+/// How often it is told how much was dropped.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A longer line is cut in pieces.
 const LONGEST_LINE_BYTES: usize = 8 * 1024;
@@ -41,17 +59,25 @@ pub(crate) type Standard = [OwnedFd; 3];
 /// # Errors
 ///
 /// No descriptor or no memory was left.
-pub(crate) fn capture(service: &str, generation: u64) -> io::Result<(Output, Standard)> {
+pub(crate) fn capture(
+    service: &str,
+    generation: u64,
+    rate: Size,
+) -> io::Result<(Output, Standard)> {
+    let allowance = Arc::new(Mutex::new(Allowance::new(rate.bytes(), Instant::now())));
     let kept = Arc::<Mutex<VecDeque<String>>>::default();
     let input = File::open("/dev/null")?.into();
     let reader = |stream: &'static str, kept: Option<Arc<Mutex<VecDeque<String>>>>| {
-        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        let (ours, theirs) = pipe()?;
         let receiver = pipe::Receiver::from_owned_fd(ours)?;
         let line = Lines {
             service: service.to_owned(),
             generation,
             stream,
             kept,
+            rate,
+            allowance: Arc::clone(&allowance),
+            dropped: None,
         };
         io::Result::Ok((tokio::spawn(line.read(receiver)), theirs))
     };
@@ -64,6 +90,16 @@ pub(crate) fn capture(service: &str, generation: u64) -> io::Result<(Output, Sta
         },
         [input, output_fd, error_fd],
     ))
+}
+
+/// A pipe: our end, and the program's. The program's can be read as well, so that a program that writes
+/// while there is no supervisor waits, at the worst, and is not killed by `SIGPIPE`.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, writing) = pipe2(OFlag::O_CLOEXEC)?;
+    let path = format!("/proc/self/fd/{}", writing.as_raw_fd());
+    let both = File::options().read(true).write(true).open(path);
+    // Without /proc the end that only writes does.
+    Ok((ours, both.map_or(writing, OwnedFd::from)))
 }
 
 impl Output {
@@ -97,45 +133,110 @@ struct Lines {
     generation: u64,
     stream: &'static str,
     kept: Option<Arc<Mutex<VecDeque<String>>>>,
+    rate: Size,
+    /// What both streams of a process may still write.
+    allowance: Arc<Mutex<Allowance>>,
+    dropped: Option<Dropped>,
+}
+
+/// What was dropped and not told yet.
+#[derive(Clone, Copy, Debug)]
+struct Dropped {
+    lines: u64,
+    bytes: u64,
+    tell_at: Instant,
 }
 
 impl Lines {
-    async fn read(self, mut receiver: pipe::Receiver) {
-        let mut buffer = Vec::with_capacity(1024);
+    async fn read(mut self, mut receiver: pipe::Receiver) {
+        let mut buffer = Vec::with_capacity(READ_BYTES);
         loop {
-            match receiver.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => self.take_lines(&mut buffer),
+            let read = receiver.read_buf(&mut buffer);
+            let read = match self.dropped {
+                Some(dropped) => tokio::time::timeout_at(dropped.tell_at, read).await,
+                None => Ok(read.await),
+            };
+            match read {
+                Ok(Ok(0) | Err(_)) => break,
+                Ok(Ok(_)) => {
+                    if self.take_lines(&mut buffer) {
+                        tokio::time::sleep(REST).await;
+                    }
+                }
+                Err(_elapsed) => {}
+            }
+            if self
+                .dropped
+                .is_some_and(|dropped| dropped.tell_at <= Instant::now())
+            {
+                self.tell_dropped();
             }
         }
         if !buffer.is_empty() {
             self.line(&buffer);
         }
+        self.tell_dropped();
     }
 
-    /// Hands out every whole line, and a part that has become too long.
-    fn take_lines(&self, buffer: &mut Vec<u8>) {
+    fn tell_dropped(&mut self) {
+        if let Some(Dropped { lines, bytes, .. }) = self.dropped.take() {
+            tracing::warn!(
+                service = self.service,
+                generation = self.generation,
+                stream = self.stream,
+                "{lines} lines of its output ({}) were dropped: log_rate allows {} a second",
+                size(bytes),
+                self.rate
+            );
+        }
+    }
+
+    /// Hands out every whole line, and the parts of one that has become too long. Says whether anything
+    /// was dropped.
+    fn take_lines(&mut self, buffer: &mut Vec<u8>) -> bool {
         let mut taken = 0;
-        while let Some(length) = buffer[taken..].iter().position(|byte| *byte == b'\n') {
-            self.line(&buffer[taken..taken + length]);
-            taken += length + 1;
+        let mut dropped = false;
+        loop {
+            let rest = &buffer[taken..];
+            let piece = &rest[..rest.len().min(LONGEST_LINE_BYTES)];
+            let (length, end) = match piece.iter().position(|byte| *byte == b'\n') {
+                Some(length) => (length, 1),
+                None if piece.len() == LONGEST_LINE_BYTES => (piece.len(), 0),
+                None => break,
+            };
+            dropped |= !self.line(&piece[..length]);
+            taken += length + end;
         }
         buffer.drain(..taken);
-        if buffer.len() >= LONGEST_LINE_BYTES {
-            self.line(buffer);
-            buffer.clear();
-        }
+        dropped
     }
 
-    fn line(&self, bytes: &[u8]) {
+    /// Says whether it went into the log.
+    fn line(&mut self, bytes: &[u8]) -> bool {
         let line = String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned();
-        tracing::info!(
-            target: "heirloom::output",
-            service = self.service,
-            generation = self.generation,
-            stream = self.stream,
-            "{line}"
-        );
+        let length = bytes.len() as u64;
+        let now = Instant::now();
+        let allowance = self.allowance.lock();
+        let allowed = allowance
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(length, now);
+        if allowed {
+            tracing::info!(
+                target: "heirloom::output",
+                service = self.service,
+                generation = self.generation,
+                stream = self.stream,
+                "{line}"
+            );
+        } else {
+            let dropped = self.dropped.get_or_insert(Dropped {
+                lines: 0,
+                bytes: 0,
+                tell_at: now + TELL_EVERY,
+            });
+            dropped.lines += 1;
+            dropped.bytes += length;
+        }
         if let Some(kept) = &self.kept {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == KEPT_LINES {
@@ -143,6 +244,7 @@ impl Lines {
             }
             kept.push_back(line);
         }
+        allowed
     }
 }
 
@@ -153,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_lines_are_kept_and_long_ones_cut() {
-        let (mut output, [_, standard_output, error]) = capture("shop", 1).unwrap();
+        let (mut output, [_, standard_output, error]) = capture("shop", 1, Size::mib(1)).unwrap();
         drop(standard_output);
         let mut error = File::from(error);
         let writer = std::thread::spawn(move || {
@@ -169,13 +271,13 @@ mod tests {
         let lines = output.last_lines();
         assert_eq!(lines.len(), KEPT_LINES);
         assert_eq!(lines.last().unwrap(), "unfinished");
-        assert!(lines.iter().all(|line| line.len() < 2 * LONGEST_LINE_BYTES));
+        assert!(lines.iter().all(|line| line.len() <= LONGEST_LINE_BYTES));
         assert!(lines.contains(&"line 39".to_owned()));
     }
 
     #[tokio::test]
     async fn a_pipe_that_stays_open_is_not_waited_for_without_end() {
-        let (mut output, standard) = capture("shop", 1).unwrap();
+        let (mut output, standard) = capture("shop", 1, Size::mib(1)).unwrap();
         output.tail().await;
         drop(standard);
     }

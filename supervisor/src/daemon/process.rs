@@ -29,7 +29,7 @@ use super::timer::Timer;
 use crate::control::protocol::Connections;
 use crate::core::generation::Phase;
 use crate::core::service::{Generation, PlanId, ProcessId};
-use crate::sys::spawn::{self, Command, Environment};
+use crate::sys::spawn::{self, Command, Environment, Started};
 
 /// One process.
 #[derive(Debug)]
@@ -236,6 +236,10 @@ pub(crate) struct Ends<'a> {
     /// Its end of the socket of the handover protocol.
     pub(crate) native: OwnedFd,
     pub(crate) standard: Standard,
+    /// Whether it is the first to be killed where memory runs out.
+    pub(crate) expendable: bool,
+    /// Where its family is kept together.
+    pub(crate) group: Option<spawn::Group>,
 }
 
 /// Starts a plan's program once.
@@ -250,7 +254,7 @@ pub(crate) fn start(
     store: &Store,
     ends: Ends<'_>,
     open_files: (u64, u64),
-) -> Result<Pid, Unusable> {
+) -> Result<Started, Unusable> {
     let system = |error: io::Error| plan.explain_system(&error);
     let mut inherited = Vec::new();
     for listener in listeners {
@@ -272,18 +276,23 @@ pub(crate) fn start(
             .map_err(system)?,
         standard: ends.standard,
         inherited,
-        identity: plan.user.clone(),
+        privileges: plan.privileges.clone(),
         open_files,
+        expendable: ends.expendable,
+        group: ends.group,
     };
-    spawn::spawn(command).map_err(|failure| {
-        let error = io::Error::from_raw_os_error(failure.errno);
-        match failure.stage {
-            spawn::Stage::Execute => plan.explain(failure.errno),
-            spawn::Stage::Fork | spawn::Stage::Prepare => plan.explain_system(&error),
-            spawn::Stage::Directory => plan.explain_step("change to its directory", &error),
-            spawn::Stage::Identity => plan.explain_step("become its user", &error),
-        }
-    })
+    spawn::spawn(command).map_err(|failure| explain(plan, failure))
+}
+
+fn explain(plan: &Plan, failure: spawn::Failure) -> Unusable {
+    let error = io::Error::from_raw_os_error(failure.errno);
+    match failure.stage {
+        spawn::Stage::Execute => plan.explain(failure.errno),
+        spawn::Stage::Fork | spawn::Stage::Prepare => plan.explain_system(&error),
+        spawn::Stage::Directory => plan.explain_step("change to its directory", &error),
+        spawn::Stage::Identity => plan.explain_step("become its user", &error),
+        spawn::Stage::Privileges => plan.explain_step("limit its privileges", &error),
+    }
 }
 
 fn arguments(plan: &Plan) -> Result<Vec<CString>, Unusable> {
@@ -385,8 +394,12 @@ pub(crate) fn start_ready_command(
             .map_err(system)?,
         standard,
         inherited: Vec::<OwnedFd>::new(),
-        identity: command.user.clone(),
+        privileges: command.privileges.clone(),
         open_files,
+        expendable: false,
+        group: None,
     });
-    started.map_err(|failure| command.explain(failure.errno))
+    started
+        .map(|one| one.pid)
+        .map_err(|failure| explain(command, failure))
 }

@@ -26,11 +26,13 @@ mod saves;
 mod starts;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::control_groups::Delegated;
 use super::history::History;
 use super::input::{Input, Inputs, ServiceInput};
 use super::listeners::{self, CannotListen, Inherited, Set};
@@ -59,6 +61,8 @@ pub(crate) struct Context {
     /// The limits on open files that programs get: those the supervisor was started with.
     pub(crate) open_files: (u64, u64),
     pub(crate) inherited: Rc<Inherited>,
+    /// Where control groups can be made; nowhere if none.
+    pub(crate) groups: Option<Rc<Delegated>>,
 }
 
 /// What is wanted of a service.
@@ -332,6 +336,15 @@ impl Runner {
         Timer::start(&self.context.inputs, delay, input)
     }
 
+    /// The control group of each process that has one.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = (i32, PathBuf)> {
+        let families = self
+            .processes
+            .values()
+            .filter_map(|one| one.family.as_ref());
+        families.filter_map(|family| Some((family.main.as_raw(), family.group.clone()?)))
+    }
+
     /// What runs, without what has to be measured.
     pub(crate) fn status(&self) -> ServiceStatus {
         let listeners = self.listeners.iter().map(|listener| ListenerStatus {
@@ -349,6 +362,7 @@ impl Runner {
             since: humantime::format_rfc3339_seconds(process.since).to_string(),
             connections: 0,
             rss_bytes: 0,
+            memory_bytes: None,
             status: process.status.clone(),
             native: process.native.hello.is_some(),
             version: process

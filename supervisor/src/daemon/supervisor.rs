@@ -17,6 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
+use super::control_groups::Delegated;
 use super::history::History;
 use super::input::{Input, QUEUE, ServiceInput, Signal};
 use super::listeners::Inherited;
@@ -32,6 +33,9 @@ use crate::config::listen::{Address, ListenSpec, Options};
 use crate::control::place::ControlSocket;
 use crate::control::protocol::Status;
 use crate::log::Log;
+
+/// So many threads at most read files, and measure, while the loop goes on.
+const MOST_THREADS: usize = 4;
 
 /// What a supervisor is started with.
 #[derive(Debug)]
@@ -50,7 +54,14 @@ pub(crate) fn run(start: Start) -> ExitCode {
     let prepared = Prepared::make(&start);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(MOST_THREADS)
+        // A thread that cannot be started would be the end of the supervisor; with one that never ends,
+        // what cannot be done at once waits for it.
+        .thread_keep_alive(Duration::MAX)
         .build();
+    if let Ok(runtime) = &runtime {
+        drop(runtime.spawn_blocking(|| ()));
+    }
     match (prepared, runtime) {
         (Ok(prepared), Ok(runtime)) => runtime.block_on(supervise(start, prepared)),
         (Err(error), _) => {
@@ -64,10 +75,30 @@ pub(crate) fn run(start: Start) -> ExitCode {
     }
 }
 
+/// Whether the threads a supervisor needs from its start on can be had: the log's, and one that reads
+/// files.
+///
+/// # Errors
+///
+/// The system's; most likely a limit on processes.
+pub(crate) fn check_threads() -> std::io::Result<()> {
+    // Each lives until the lock is let go of, so that both are there at once.
+    let lock = std::sync::Mutex::new(());
+    std::thread::scope(|scope| {
+        let held = lock.lock();
+        for _ in 0..2 {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(lock.lock()))?;
+        }
+        drop(held);
+        Ok(())
+    })
+}
+
 /// What is taken hold of before there is a runtime, and may fail.
 struct Prepared {
     control: ControlSocket,
     open_files: (u64, u64),
+    groups: Option<Delegated>,
 }
 
 impl Prepared {
@@ -90,6 +121,7 @@ impl Prepared {
         Ok(Self {
             control,
             open_files: raise_open_files(),
+            groups: Delegated::take(),
         })
     }
 }
@@ -132,6 +164,7 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
             history,
             open_files: prepared.open_files,
             inherited: Rc::new(start.inherited),
+            groups: prepared.groups.map(Rc::new),
         },
         name: start.configuration.name.clone(),
         file: start.file,
@@ -154,6 +187,9 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
         supervisor.answer(input);
         if supervisor.settle() {
             strays.end().await;
+            if let Some(groups) = &supervisor.context.groups {
+                groups.sweep();
+            }
             let code = supervisor.end();
             drop(supervisor);
             server.end().await;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     lifeline::{Lifeline, Said},
     message::{Counts, Purpose, Reads, Report},
     source::{self, Action, Event, State},
@@ -290,7 +291,10 @@ impl Giver {
                 }
                 Err(broken) => Some(self.broken(broken)),
             },
-            Ok(Said::Committed) => Some(Event::Committed),
+            Ok(Said::Committed) => {
+                fault::reached(Point::OldCommitted);
+                Some(Event::Committed)
+            }
             Ok(Said::Closed) => {
                 "the new generation is gone".clone_into(&mut self.reason);
                 Some(Event::PeerGone)
@@ -310,25 +314,30 @@ impl Giver {
             // The copy was prepared when the order came, and one that cannot be was refused then.
             Action::Copy | Action::Refuse => None,
             Action::TellConverged => {
+                fault::reached(Point::OldConverged);
                 let giving = self.giving.as_ref()?;
                 self.keeper.tell(&Report::Converged {
                     migration: giving.migration,
                     rounds: u64::from(giving.copy.rounds),
                     bytes: giving.copy.writer.stream_bytes(),
                 });
+                fault::reached(Point::OldToldConverged);
                 None
             }
             Action::Freeze => {
+                fault::reached(Point::OldFreezing);
                 self.frozen_at = Some(Instant::now());
                 self.frozen_usec = monotonic_usec();
                 self.keeper.core.gate.close();
                 self.keeper.drain.phases().begin(Phase::Paused);
+                fault::reached(Point::OldClosed);
                 match self.giving.as_mut()?.freeze() {
                     Ok(()) => None,
                     Err(broken) => Some(self.broken(broken)),
                 }
             }
             Action::TellFrozen => {
+                fault::reached(Point::OldFrozen);
                 let giving = self.giving.as_ref()?;
                 self.keeper.tell(&Report::Frozen {
                     migration: giving.migration,
@@ -337,6 +346,7 @@ impl Giver {
                     bytes: giving.copy.writer.stream_bytes(),
                     stall_usec: usec(giving.copy.longest_slice),
                 });
+                fault::reached(Point::OldToldFrozen);
                 None
             }
             Action::EndCopy => {
@@ -351,6 +361,7 @@ impl Giver {
                 None
             }
             Action::Resolve => {
+                fault::reached(Point::OldResolving);
                 let giving = self.giving.as_ref().map(|giving| &giving.lifeline);
                 let lifeline = giving.or(self.offered.as_ref().map(|offered| &offered.lifeline))?;
                 Some(match lifeline.resolve() {
@@ -367,18 +378,22 @@ impl Giver {
                 self.frozen_at = None;
                 self.keeper.core.gate.return_here();
                 self.keeper.drain.phases().begin(Phase::Serving);
+                fault::reached(Point::OldThawed);
                 None
             }
             Action::TellThawed => {
+                fault::reached(Point::OldResolved);
                 self.keeper.tell(&Report::Thawed {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                     reason: self.reason.clone(),
                 });
+                fault::reached(Point::OldToldThawed);
                 None
             }
             Action::Yield => {
                 self.yield_state();
+                fault::reached(Point::OldYielded);
                 self.begin_to_follow()
             }
             Action::TellYielded => {
@@ -386,6 +401,7 @@ impl Giver {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                 });
+                fault::reached(Point::OldToldYielded);
                 None
             }
             Action::Drain => {
@@ -518,6 +534,7 @@ impl Giver {
                 Outcome::LimitPassed { cut } | Outcome::Forced { cut } => cut as u64,
             };
             let moved = lock(&moved).clone();
+            fault::reached(Point::OldDrained);
             tell(
                 &socket,
                 &Report::Gone {
@@ -526,6 +543,7 @@ impl Giver {
                     cut,
                 },
             );
+            fault::reached(Point::OldToldGone);
         });
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     lifeline::{Lifeline, Sent},
     message::{self, Order, Reads, Report},
     target::{self, Action, Event, State},
@@ -36,12 +37,14 @@ const LONGEST_DOUBT: Duration = Duration::from_secs(1);
 
 /// Says hello and takes the state over; whether this generation owns it then.
 pub(super) fn take_over(keeper: &mut Keeper) -> bool {
+    fault::reached(Point::NewGreeting);
     keeper.tell(&Report::Hello {
         protocol: message::PROTOCOL,
         version: keeper.tenure.version.clone(),
         reads: keeper.core.reads(),
         way_back: true,
     });
+    fault::reached(Point::NewGreeted);
     let mut taker = Taker {
         keeper,
         state: State::Greeting,
@@ -137,8 +140,10 @@ impl Taker<'_> {
             Order::Receive {
                 migration,
                 from,
+                bytes_max,
                 way_back,
             } => {
+                fault::reached(Point::NewReceiving);
                 self.migration = migration;
                 self.origin = Origin::Generation(from);
                 let mut descriptors = descriptors;
@@ -149,16 +154,19 @@ impl Taker<'_> {
                 let begun = begun.and_then(|[stream, lifeline, link]: [OwnedFd; 3]| {
                     self.link = Some(link);
                     let stores = self.keeper.core.stores();
-                    Taking::new(stream, Some(migration), Some(lifeline), stores)
+                    Taking::new(stream, Some(migration), Some(lifeline), stores, bytes_max)
                 });
                 Some(self.begin(begun))
             }
-            Order::Restore { migration } => {
+            Order::Restore {
+                migration,
+                bytes_max,
+            } => {
                 self.migration = migration;
                 self.origin = Origin::Saved;
                 let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
                 let begun = begun.and_then(|[file]: [OwnedFd; 1]| {
-                    Taking::new(file, None, None, self.keeper.core.stores())
+                    Taking::new(file, None, None, self.keeper.core.stores(), bytes_max)
                 });
                 Some(self.begin(begun))
             }
@@ -227,12 +235,14 @@ impl Taker<'_> {
             // From here on the stream is waited for as well.
             Action::Read => None,
             Action::TellReady => {
+                fault::reached(Point::NewVerified);
                 let (entries, bytes) = self.counts;
                 self.keeper.tell(&Report::Ready {
                     migration: self.migration,
                     entries,
                     bytes,
                 });
+                fault::reached(Point::NewToldReady);
                 None
             }
             Action::TellReject => {
@@ -247,12 +257,17 @@ impl Taker<'_> {
                 None
             }
             Action::SayCommitted => {
+                fault::reached(Point::NewCommitting);
                 let taking = self.taking.as_ref();
                 let lifeline = taking.and_then(|taking| taking.lifeline.as_ref());
                 match lifeline.map(Lifeline::commit) {
-                    Some(Ok(Sent::Queued)) => Some(Event::Queued),
+                    Some(Ok(Sent::Queued)) => {
+                        fault::reached(Point::NewCommitted);
+                        Some(Event::Queued)
+                    }
                     // Nothing was queued, so nobody will take it for a commit.
                     Some(Ok(_) | Err(_)) | None => {
+                        fault::reached(Point::NewRefused);
                         self.doubt_ends = Some(Instant::now() + LONGEST_DOUBT);
                         let reason = "the former generation has taken the state back".to_owned();
                         self.error.get_or_insert(TakeError::CalledOff(reason));
@@ -265,10 +280,12 @@ impl Taker<'_> {
                 None
             }
             Action::TellCommitted => {
+                fault::reached(Point::NewOwned);
                 self.keeper.tell(&Report::Committed {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                 });
+                fault::reached(Point::NewToldCommitted);
                 None
             }
             Action::GiveUp => {
@@ -293,6 +310,7 @@ impl Taker<'_> {
             keeper.way_back = Some(Back { migration, link });
         }
         keeper.core.gate.open(false);
+        fault::reached(Point::NewOwning);
         if let Some(link) = self.link.take()
             && let Err(error) =
                 link::server::start(link, &keeper.core, &keeper.drain, &keeper.runtime)

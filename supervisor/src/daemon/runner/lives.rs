@@ -16,6 +16,7 @@ use crate::control::protocol::EventKind;
 use crate::core::generation::{self, Event as Life, Patience, Phase};
 use crate::core::service::{Event, ProcessId};
 use crate::core::transfer;
+use crate::daemon::family::Family;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
 use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::output;
@@ -288,6 +289,7 @@ impl Runner {
             self.life(id, Life::Empty, events);
         } else if phase == Phase::Gone {
             self.processes.remove(&id);
+            self.sweep_groups();
         }
     }
 
@@ -348,6 +350,7 @@ impl Runner {
                     &format!("ready after {took:.1} ms"),
                 );
                 self.came_up = Some(true);
+                self.hold_dear(id);
                 self.feed_watchdog(id);
                 self.grant_wishes(id);
                 events.push_back(Event::Ready(id));
@@ -377,6 +380,19 @@ impl Runner {
                 self.note(generation, EventKind::Gone, "nothing of it is left");
                 events.push_back(Event::Gone(id));
             }
+        }
+    }
+
+    /// What serves is no longer the first to be killed where memory runs out.
+    fn hold_dear(&self, id: ProcessId) {
+        let process = self.processes.get(&id);
+        let family = process.and_then(|process| process.family.as_ref());
+        if let Some(Err(error)) = family.map(Family::hold_dear) {
+            tracing::warn!(
+                service = self.service.name,
+                generation = process.map(|process| process.generation),
+                "it stays the first to be killed where memory runs out, /proc/PID/oom_score_adj cannot be written: {error}"
+            );
         }
     }
 

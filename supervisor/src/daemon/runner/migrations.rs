@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::lifeline::Lifeline;
 use heirloom_handover::message::{self, Order, Report};
 use heirloom_handover::way_back::Fate;
@@ -194,6 +195,7 @@ impl Runner {
         };
         let number = self.last_migration + 1;
         let settings = &taker.plan.service;
+        let bytes_max = Some(settings.max_state.bytes());
         let hello = taker.native.hello.as_ref();
         let send = Order::Send {
             migration: number,
@@ -202,22 +204,27 @@ impl Runner {
             pause: settings.pause.0,
             freeze: settings.freeze_timeout.0,
             reads: hello.map(|hello| hello.reads.clone()).unwrap_or_default(),
+            bytes_max,
             way_back,
         };
         let known = giver.native.hello.as_ref();
         let receive = Order::Receive {
             migration: number,
             from: giver.generation,
+            bytes_max,
             way_back: known
                 .filter(|_| way_back.is_some())
                 .map(|hello| hello.reads.clone()),
         };
+        fault::reached(Point::Connecting);
         let to_new = taker.order(
             &receive,
             &ends.new.iter().map(AsFd::as_fd).collect::<Vec<_>>(),
         );
+        fault::reached(Point::HalfConnected);
         let to_old = giver.order(&send, &ends.old.iter().map(AsFd::as_fd).collect::<Vec<_>>());
         drop(ends);
+        fault::reached(Point::Connected);
         let text = format!("generation {} takes its state over", taker.generation);
         let generation = Some(giver.generation);
         let migration = Migration {
@@ -297,6 +304,7 @@ impl Runner {
 
     /// One of the two sides has said something.
     pub(super) fn migration_said(&mut self, new: ProcessId, by: ProcessId, report: Report) {
+        fault::reached(Point::Heard);
         let generation = self.processes.get(&by).map(|process| process.generation);
         let old_is_ending = self.migrations.get(&new).and_then(|one| {
             let old = self.processes.get(&one.old);
@@ -476,6 +484,7 @@ impl Runner {
             }
             for action in actions {
                 events.extend(self.carry_out(new, *action));
+                fault::reached(Point::Ordered);
             }
         }
     }
@@ -499,6 +508,7 @@ impl Runner {
         let tell_new = |order: &Order| taker.map_or(Ok(()), |taker| taker.order(order, &[]));
         match action {
             Action::Freeze => {
+                fault::reached(Point::Freeze);
                 let order = Order::Freeze { migration: number };
                 let told = old.map_or(Ok(()), |old| old.order(&order, &[]));
                 let text = "the old program cannot be told to let its state stand still";
@@ -507,6 +517,7 @@ impl Runner {
                     .map(|error| (Event::Failed, Some(format!("{text}: {error}"))))
             }
             Action::Commit | Action::CommitAlone => {
+                fault::reached(Point::Commit);
                 let alone = action == Action::CommitAlone;
                 let order = Order::Commit {
                     migration: number,
@@ -519,6 +530,7 @@ impl Runner {
                     .map(|error| (Event::NewDeaf, Some(format!("{text}: {error}"))))
             }
             Action::AbortOld => {
+                fault::reached(Point::Abort);
                 let order = Order::Abort {
                     migration: number,
                     reason,

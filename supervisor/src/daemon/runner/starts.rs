@@ -4,14 +4,17 @@
 //! is ready, the command that tests it among them. What follows is the table's, in [`super::lives`].
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::Runner;
+use crate::clock::time_of_day;
 use crate::config::service::{Ready, Service};
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
@@ -25,6 +28,7 @@ use crate::daemon::plan;
 use crate::daemon::process::{self, Deadlines, Ends, Native, Process};
 use crate::daemon::readiness::{self, Seen};
 use crate::daemon::timer::Timer;
+use crate::sys::spawn::Group;
 
 /// How long a program that somebody has open for writing is tried again, and how often.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
@@ -69,7 +73,7 @@ impl Runner {
             generation,
             slot,
             phase: Phase::Starting,
-            since: SystemTime::now(),
+            since: time_of_day(),
             asked: Instant::now(),
             family: None,
             output_over: false,
@@ -149,17 +153,20 @@ impl Runner {
         })?;
         let system = |error| plan.explain_system(&error);
         let name = &self.service.name;
-        let user = plan.user.as_ref().map(|user| user.user);
+        let user = plan.privileges.identity.as_ref().map(|user| user.user);
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
         let (native, theirs) =
             NativeSocket::pair(&self.context.inputs, name, id).map_err(system)?;
-        let (output, standard) = output::capture(name, generation).map_err(system)?;
+        let (output, standard) =
+            output::capture(name, generation, plan.service.log_rate).map_err(system)?;
+        let (path, group) = self.make_group(generation, instance).unzip();
         let open_files = self.context.open_files;
         let number = process::Number {
             generation,
             instance,
         };
-        let pid = process::start(
+        fault::reached(Point::Starting);
+        let started = process::start(
             &plan,
             number,
             &listeners,
@@ -168,18 +175,32 @@ impl Runner {
                 notify: &notify,
                 native: theirs,
                 standard,
+                expendable: self.is_expendable(),
+                group,
             },
             open_files,
-        )?;
+        )
+        .inspect_err(|_| self.sweep_groups())?;
+        fault::reached(Point::Started);
+        let pid = started.pid;
+        if let Some(errno) = started.outside {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(
+                service = name,
+                generation,
+                "it runs outside of its control group, which it cannot join: {error}"
+            );
+        }
         let family = Family {
             main: pid,
             main_is_reaped: false,
             service: name.clone(),
             generation,
             instance,
+            group: path.filter(|_| started.outside.is_none()),
         };
         if let Some(process) = self.processes.get_mut(&id) {
-            process.since = SystemTime::now();
+            process.since = time_of_day();
             process.family = Some(family);
             process.output = Some(output);
             process.notify = Some(notify);
@@ -188,6 +209,34 @@ impl Runner {
         let text = format!("started {} as process {pid}", plan.resolved.display());
         self.note(Some(generation), EventKind::Started, &text);
         Ok(())
+    }
+
+    /// A control group for one process, where groups can be made. Without one its family is known by
+    /// other signs.
+    fn make_group(&self, generation: Generation, instance: usize) -> Option<(PathBuf, Group)> {
+        let groups = self.context.groups.as_ref()?;
+        match groups.make(&self.service.name, generation, instance) {
+            Ok(made) => Some(made),
+            Err(error) => {
+                let service = &self.service.name;
+                tracing::warn!(service, generation, "no control group for it: {error}");
+                None
+            }
+        }
+    }
+
+    /// Whether what is being started is worth less than what serves: where memory does not do for both,
+    /// the kernel is to kill the new one, and not the larger one, which has the state.
+    fn is_expendable(&self) -> bool {
+        let mut processes = self.processes.values();
+        processes.any(|process| process.phase == Phase::Serving)
+    }
+
+    /// Control groups go with the last of their processes.
+    pub(super) fn sweep_groups(&self) {
+        if let Some(groups) = &self.context.groups {
+            groups.sweep();
+        }
     }
 
     pub(super) fn look_for_readiness(&mut self, id: ProcessId) {
@@ -258,13 +307,17 @@ impl Runner {
         let Some(tested) = process.pid() else {
             return Ok(());
         };
+        // What is said of the program's file is not said of this one's.
         let command = Service {
             command: words.to_vec(),
+            sha256: None,
+            minisign: None,
             ..process.plan.service.clone()
         };
         let generation = process.generation;
         let started = plan::look_up(&command).and_then(|command| {
-            let captured = output::capture(&self.service.name, generation);
+            let captured =
+                output::capture(&self.service.name, generation, command.service.log_rate);
             let (_, standard) = captured.map_err(|error| command.explain_system(&error))?;
             process::start_ready_command(&command, standard, tested, self.context.open_files)
         });

@@ -3,6 +3,7 @@
 use std::{fs::File, os::fd::OwnedFd, sync::mpsc, time::Duration};
 
 use heirloom_handover::{
+    fault::{self, Point},
     message::{Order, Purpose, Reads, Report},
     source::{Event, State},
 };
@@ -46,15 +47,23 @@ impl Giver {
                 freeze,
                 reads,
                 way_back,
-                ..
+                bytes_max,
+                to: _,
             } => {
+                fault::reached(Point::OldAsked);
                 if !matches!(self.state, State::Serving | State::Rehearsed) {
                     self.refuse(migration);
                     return None;
                 }
                 let mut descriptors = descriptors;
                 let back = descriptors.split_off(descriptors.len().min(WAY));
-                match self.begin(migration, purpose, (pause, freeze), &reads, descriptors) {
+                match self.begin(
+                    migration,
+                    purpose,
+                    (pause, freeze),
+                    (&reads, bytes_max),
+                    descriptors,
+                ) {
                     Ok(()) => {
                         self.ends = ends(way_back, back);
                         Some(Event::Send)
@@ -83,15 +92,22 @@ impl Giver {
                 }
             },
             Order::Retire => {
+                fault::reached(Point::OldRetired);
                 "this generation was told to end".clone_into(&mut self.reason);
                 Some(Event::Retire)
             }
-            Order::Save { migration } => {
-                self.save(migration, descriptors, false);
+            Order::Save {
+                migration,
+                bytes_max,
+            } => {
+                self.save(migration, descriptors, bytes_max, false);
                 None
             }
-            Order::Stop { migration } => {
-                self.save(migration, descriptors, true);
+            Order::Stop {
+                migration,
+                bytes_max,
+            } => {
+                self.save(migration, descriptors, bytes_max, true);
                 None
             }
             // Of a migration that is over.
@@ -125,7 +141,7 @@ impl Giver {
         migration: u64,
         purpose: Purpose,
         (pause, freeze_limit): (Duration, Duration),
-        reads: &[Reads],
+        (reads, bytes_max): (&[Reads], Option<u64>),
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), String> {
         let [stream, lifeline, link]: [OwnedFd; WAY] = descriptors
@@ -138,6 +154,7 @@ impl Giver {
             self.keeper.core.stores(),
             (migration, self.keeper.generation),
             Some(reads),
+            bytes_max,
         )
         .map_err(Broken::from)
         .and_then(|copy| {
@@ -159,6 +176,7 @@ impl Giver {
                 self.reads = reads.to_vec();
                 self.giving = Some(giving);
                 self.link = Some(link);
+                fault::reached(Point::OldCopying);
                 Ok(())
             }
             Err(broken) => {
@@ -169,7 +187,13 @@ impl Giver {
     }
 
     /// Writes the state to a file; at the end of the app, or while it serves.
-    fn save(&mut self, migration: u64, descriptors: Vec<OwnedFd>, stop: bool) {
+    fn save(
+        &mut self,
+        migration: u64,
+        descriptors: Vec<OwnedFd>,
+        bytes_max: Option<u64>,
+        stop: bool,
+    ) {
         let keeper = &self.keeper;
         let Some(file) = descriptors.into_iter().next().map(File::from) else {
             let reason = "the supervisor sent no file; it is at fault".to_owned();
@@ -200,6 +224,7 @@ impl Giver {
             keeper.core.stores(),
             (0, keeper.generation),
             None,
+            bytes_max,
         )
         .map_err(NotSaved::from);
         let outcome = copy.and_then(|copy| {
