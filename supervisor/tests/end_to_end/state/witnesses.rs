@@ -118,7 +118,7 @@ impl Witness<'_> {
     }
 
     fn counts(&self, key: u64) {
-        let habit = if key % 2 == 0 {
+        let habit = if key.is_multiple_of(2) {
             Habit::Keeps
         } else {
             Habit::Fresh
