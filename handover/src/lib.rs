@@ -10,6 +10,7 @@
 
 pub mod datagram;
 pub mod environment;
+pub mod fault;
 pub mod fds;
 pub mod lifeline;
 pub mod message;

@@ -23,6 +23,7 @@ use clap::Parser;
 use crate::control::client::NoReply;
 use crate::control::place::Unreachable;
 use crate::control::protocol::{Fault, Refusal};
+use crate::log::printable;
 use flags::{Arguments, Command};
 
 /// Parses the command line and carries the command out.
@@ -61,11 +62,16 @@ fn refused(refusal: &Refusal) -> ExitCode {
 }
 
 fn complain(text: &str) {
-    eprintln!("heirloom: {text}");
+    remark(&format!("heirloom: {text}"));
+}
+
+/// Prints a line to standard error. What it says of a program may be the program's own words.
+fn remark(text: &str) {
+    eprintln!("{}", printable(text));
 }
 
 /// Prints a line to standard output; a reader that has gone is no error.
 fn say(text: &str) {
     use std::io::Write;
-    let _reader_gone = writeln!(std::io::stdout(), "{text}");
+    let _reader_gone = writeln!(std::io::stdout(), "{}", printable(text));
 }

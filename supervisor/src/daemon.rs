@@ -23,7 +23,7 @@ mod memory;
 mod native_socket;
 mod notify_socket;
 mod output;
-mod plan;
+pub(crate) mod plan;
 mod process;
 mod readiness;
 mod runner;

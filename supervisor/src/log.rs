@@ -6,10 +6,11 @@
 //! block. What a reader does not take, or a disk has no room for, is dropped, for a log must not stop a
 //! supervisor; where a thread writes, it is told how much once there is room again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -223,8 +224,13 @@ impl Reopened {
     }
 }
 
+/// Not for everybody to read: nobody knows what programs write.
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
 }
 
 impl Write for Reopened {
@@ -241,6 +247,23 @@ impl Write for Reopened {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Text of a program's, with what a terminal would obey made visible; so written, JSON stays what it is.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |one: char| one.is_control() && !matches!(one, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for one in text.chars() {
+        if obeyed(one) {
+            shown.push_str(&format!("\\u{:04x}", u32::from(one)));
+        } else {
+            shown.push(one);
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// `2026-01-01T00:00:00Z WARN shop/7: text`
@@ -276,7 +299,7 @@ where
         if !line.stream.is_empty() {
             write!(writer, "{dim}{}|{plain} ", line.stream)?;
         }
-        writeln!(writer, "{}", line.message)
+        writeln!(writer, "{}", printable(&line.message))
     }
 }
 
@@ -315,6 +338,26 @@ impl Visit for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        assert_eq!(printable("plain\ttext\n"), "plain\ttext\n");
+        let title = "\x1b]0;title\x07 \u{9b}2J \u{7f}";
+        assert_eq!(printable(title), "\\u001b]0;title\\u0007 \\u009b2J \\u007f");
+        let json = serde_json::to_string(title).unwrap();
+        let read: String = serde_json::from_str(&printable(&json)).unwrap();
+        assert_eq!(read, title);
+    }
+
+    #[test]
+    fn only_the_owner_and_the_group_may_read_a_log() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        append_to(&path).unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o137, 0, "{mode:o}");
+    }
 
     #[test]
     fn a_renamed_file_is_left_once_told() {

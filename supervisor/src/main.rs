@@ -18,6 +18,8 @@ mod core;
 mod daemon;
 mod log;
 mod sys;
+#[cfg(test)]
+mod targets;
 
 use std::process::ExitCode;
 

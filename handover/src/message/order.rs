@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lines::{Message, Text};
+use super::lines::{Message, Text, cut};
 use super::{BadMessage, Purpose, Reads};
 
 /// What a supervisor tells an app.
@@ -133,7 +133,7 @@ impl Order {
                 migration: migration()?,
                 bytes_max: bytes_max()?,
             },
-            unknown => return Err(BadMessage::Unknown(unknown.to_owned())),
+            unknown => return Err(BadMessage::Unknown(cut(unknown).to_owned())),
         })
     }
 

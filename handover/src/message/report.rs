@@ -190,7 +190,7 @@ impl Report {
                 rounds: message.number("ROUNDS")?,
                 pause_usec: message.number("PAUSE_USEC")?,
             },
-            unknown => return Err(BadMessage::Unknown(unknown.to_owned())),
+            unknown => return Err(BadMessage::Unknown(cut(unknown).to_owned())),
         })
     }
 

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use super::exit;
 use crate::config::listen::ListenSpec;
+use crate::config::pin::Sha256;
+use crate::config::privileges::Capabilities;
 use crate::config::service::{Instances, MostDraining, Ready, Span, StopSignal, Strategy};
 use crate::config::size::Size;
 use crate::control::place::Wanted;
@@ -168,6 +170,20 @@ pub(crate) struct Tuning {
     /// Run it as this group [default: the user's own].
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
+    /// Its supplementary groups, with commas between [default: the user's own].
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    pub(crate) groups: Option<Vec<String>>,
+    /// Whether nothing it executes, such as sudo, can give it privileges [default: true with a user
+    /// other than root].
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// The capabilities it has, with commas between [default: none; for root all that the supervisor
+    /// has].
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) capabilities: Option<Capabilities>,
+    /// Run the program only if its file has this SHA-256.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<Sha256>,
 }
 
 /// Hand over to the program as it stands now, wait, and report

@@ -8,6 +8,7 @@ use super::flags::{Run, Tuning};
 use super::{complain, exit};
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
+use crate::config::trust;
 use crate::control::place;
 use crate::daemon::{self, Inherited, Start};
 use crate::log;
@@ -64,6 +65,9 @@ pub(crate) fn run(command: Run) -> ExitCode {
             return exit::USAGE.into();
         }
     };
+    if let Some(warning) = config.as_deref().and_then(trust::writable_by_all) {
+        tracing::warn!("{warning}");
+    }
     let control = place::of_supervisor(&wanted, &configuration.name);
     daemon::run(Start {
         configuration,
@@ -128,6 +132,11 @@ impl Tuning {
             env_file: self.env_file,
             user: self.user,
             group: self.group,
+            groups: self.groups,
+            no_new_privileges: self.no_new_privileges,
+            capabilities: self.capabilities,
+            sha256: self.sha256,
+            minisign: default.minisign,
             environment: default.environment,
         }
     }

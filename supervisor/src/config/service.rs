@@ -7,9 +7,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::listen::ListenSpec;
+use super::pin::{Minisign, Sha256};
+use super::privileges::Capabilities;
 use super::size::Size;
 
 /// The most processes one service may have at once.
@@ -74,9 +77,41 @@ pub(crate) struct Service {
     /// The group it runs as; the user's own if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+    /// Its supplementary groups; those of the user if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) groups: Option<Vec<String>>,
+    /// Whether nothing it executes can give it privileges; so for every user but root if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// The capabilities it has; none, or for root all that the supervisor has, if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) capabilities: Option<Capabilities>,
+    /// What the program's file must hash to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<Sha256>,
+    /// Who must have signed the program's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) minisign: Option<Minisign>,
     /// Variables added to its environment; those of the file win.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "variables"
+    )]
     pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// Reads variables without ever repeating a value: it may be a secret, and errors are logged.
+fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let table = toml::Table::deserialize(from)
+        .map_err(|_| D::Error::custom("environment is a table of NAME = \"VALUE\""))?;
+    let text = |(name, value)| match value {
+        toml::Value::String(text) => Ok((name, text)),
+        _other => {
+            let reason = format!("the value of `{name}` is not text; put it between quotes");
+            Err(D::Error::custom(reason))
+        }
+    };
+    table.into_iter().map(text).collect()
 }
 
 impl Default for Service {
@@ -104,6 +139,11 @@ impl Default for Service {
             env_file: None,
             user: None,
             group: None,
+            groups: None,
+            no_new_privileges: None,
+            capabilities: None,
+            sha256: None,
+            minisign: None,
             environment: BTreeMap::new(),
         }
     }

@@ -56,6 +56,21 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Reads the line of a client.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, for the client.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(line).map_err(|error| {
+            format!(
+                "the request is not understood ({error}); are client and supervisor of one version?"
+            )
+        })
+    }
+}
+
 /// What the supervisor answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", content = "content", rename_all = "kebab-case")]

@@ -270,20 +270,23 @@ pub(crate) fn start(
             .map_err(system)?,
         standard: ends.standard,
         inherited,
-        identity: plan.user.clone(),
+        privileges: plan.privileges.clone(),
         open_files,
         expendable: ends.expendable,
         group: ends.group,
     };
-    spawn::spawn(command).map_err(|failure| {
-        let error = io::Error::from_raw_os_error(failure.errno);
-        match failure.stage {
-            spawn::Stage::Execute => plan.explain(failure.errno),
-            spawn::Stage::Fork | spawn::Stage::Prepare => plan.explain_system(&error),
-            spawn::Stage::Directory => plan.explain_step("change to its directory", &error),
-            spawn::Stage::Identity => plan.explain_step("become its user", &error),
-        }
-    })
+    spawn::spawn(command).map_err(|failure| explain(plan, failure))
+}
+
+fn explain(plan: &Plan, failure: spawn::Failure) -> Unusable {
+    let error = io::Error::from_raw_os_error(failure.errno);
+    match failure.stage {
+        spawn::Stage::Execute => plan.explain(failure.errno),
+        spawn::Stage::Fork | spawn::Stage::Prepare => plan.explain_system(&error),
+        spawn::Stage::Directory => plan.explain_step("change to its directory", &error),
+        spawn::Stage::Identity => plan.explain_step("become its user", &error),
+        spawn::Stage::Privileges => plan.explain_step("limit its privileges", &error),
+    }
 }
 
 fn arguments(plan: &Plan) -> Result<Vec<CString>, Unusable> {
@@ -385,12 +388,12 @@ pub(crate) fn start_ready_command(
             .map_err(system)?,
         standard,
         inherited: Vec::<OwnedFd>::new(),
-        identity: command.user.clone(),
+        privileges: command.privileges.clone(),
         open_files,
         expendable: false,
         group: None,
     });
     started
         .map(|one| one.pid)
-        .map_err(|failure| command.explain(failure.errno))
+        .map_err(|failure| explain(command, failure))
 }

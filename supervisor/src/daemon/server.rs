@@ -223,11 +223,7 @@ impl Client {
                 "a request is one line of at most {LONGEST_REQUEST_BYTES} bytes"
             )));
         }
-        Ok(serde_json::from_slice(&line).map_err(|error| {
-            format!(
-                "the request is not understood ({error}); are client and supervisor of one version?"
-            )
-        }))
+        Ok(Request::parse(&line))
     }
 
     /// Tells what happens to the services until each handover has ended.

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use heirloom_state_codec::{Limits, SnapshotReader};
@@ -185,19 +185,29 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// The system's; `InvalidInput` for what is no plain file.
+/// The system's; `InvalidInput` for what is no plain file, or another user's: whoever can put a file there
+/// must not give the service its state.
 pub(crate) fn open(path: &Path) -> io::Result<Option<File>> {
     let opened = OpenOptions::new()
         .read(true)
         // A pipe or a device in its place must not hold the supervisor up.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path);
+    let unfit = |reason: String| io::Error::new(io::ErrorKind::InvalidInput, reason);
     match opened {
-        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a plain file",
-        )),
+        Ok(file) => {
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(unfit("it is not a plain file".to_owned()));
+            }
+            let (owner, own) = (metadata.uid(), nix::unistd::geteuid().as_raw());
+            if owner != own && owner != 0 {
+                return Err(unfit(format!(
+                    "it belongs to user {owner}; if it is to be trusted, run chown {own} on it"
+                )));
+            }
+            Ok(Some(file))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -290,6 +300,16 @@ mod tests {
         assert!(missing.to_string().contains("/nonexistent/x"), "{missing}");
         let error = Draft::create(directory.path(), MOST).unwrap_err();
         assert!(error.to_string().contains("directory"), "{error}");
+    }
+
+    #[test]
+    fn a_state_that_another_user_put_there_is_not_taken_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("state");
+        fs::write(&place, SOUND).unwrap();
+        std::os::unix::fs::chown(&place, Some(65534), None).unwrap();
+        let error = open(&place).unwrap_err().to_string();
+        assert!(error.contains("user 65534"), "{error}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) struct Command {
     pub(crate) standard: [OwnedFd; 3],
     /// What the child finds from [`FIRST_FD`] on.
     pub(crate) inherited: Vec<OwnedFd>,
-    pub(crate) identity: Option<Identity>,
+    pub(crate) privileges: Privileges,
     /// Soft and hard limit on open files.
     pub(crate) open_files: (u64, u64),
     /// Whether it is the first to be killed where memory runs out.
@@ -72,6 +72,28 @@ pub(crate) struct Identity {
     pub(crate) user: u32,
     pub(crate) group: u32,
     pub(crate) groups: Vec<u32>,
+}
+
+/// What the child may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Privileges {
+    /// The supervisor's own if not given.
+    pub(crate) identity: Option<Identity>,
+    /// Its capabilities stay what the system makes of them if not given.
+    pub(crate) limits: Option<Limits>,
+    /// Whether nothing it executes can give it more (`PR_SET_NO_NEW_PRIVS`).
+    pub(crate) no_new_privileges: bool,
+}
+
+/// How the capabilities of the child are limited; a bit each, by the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// What it has; the supervisor has it as well.
+    pub(crate) kept: u64,
+    /// What leaves its bounding set, for which the supervisor has `CAP_SETPCAP`.
+    pub(crate) dropped: u64,
+    /// Whether its own sets must be set for that.
+    pub(crate) set: bool,
 }
 
 /// The child's environment, with places for its pid.
@@ -119,6 +141,8 @@ pub(crate) enum Stage {
     Directory,
     /// Changing to the user and group.
     Identity,
+    /// Limiting capabilities and what can be gained.
+    Privileges,
     /// Executing the program.
     Execute,
 }
@@ -129,7 +153,8 @@ impl Stage {
             1 => Self::Prepare,
             2 => Self::Directory,
             3 => Self::Identity,
-            4 => Self::Execute,
+            4 => Self::Privileges,
+            5 => Self::Execute,
             _anything_else => Self::Fork,
         }
     }
@@ -403,7 +428,17 @@ unsafe fn become_program(
             &raw const limit,
             std::ptr::null_mut::<libc::rlimit>(),
         );
-        if let Some(identity) = &command.identity
+        let Privileges {
+            identity,
+            limits,
+            no_new_privileges,
+        } = &command.privileges;
+        if let Some(limits) = limits
+            && !narrow(limits)
+        {
+            fail(4);
+        }
+        if let Some(identity) = identity
             && (libc::syscall(
                 libc::SYS_setgroups,
                 identity.groups.len(),
@@ -413,6 +448,14 @@ unsafe fn become_program(
                 || libc::syscall(libc::SYS_setuid, identity.user) != 0)
         {
             fail(3);
+        }
+        if let Some(limits) = limits
+            && !keep(limits)
+        {
+            fail(4);
+        }
+        if *no_new_privileges && !control(libc::PR_SET_NO_NEW_PRIVS, 1, 0) {
+            fail(4);
         }
         if libc::fchdir(command.directory.as_raw_fd()) != 0 {
             fail(2);
@@ -446,8 +489,58 @@ unsafe fn become_program(
                 );
             }
         }
-        fail(4)
+        fail(5)
     }
+}
+
+/// `prctl(2)`; whether it succeeded.
+fn control(operation: libc::c_int, first: libc::c_int, second: libc::c_int) -> bool {
+    let none: libc::c_ulong = 0;
+    // SAFETY: a bare system call that takes numbers only; those used here change what the caller may
+    // do, and nothing in memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prctl,
+            libc::c_long::from(operation),
+            libc::c_long::from(first),
+            libc::c_long::from(second),
+            none,
+            none,
+        )
+    };
+    result == 0
+}
+
+/// The numbers of the bits that are set.
+fn numbers(bits: u64) -> impl Iterator<Item = libc::c_int> {
+    (0..64).filter(move |number| bits >> number & 1 == 1)
+}
+
+/// Before the change of user, which takes the right to it away. Async-signal-safe.
+fn narrow(limits: &Limits) -> bool {
+    numbers(limits.dropped).all(|number| control(libc::PR_CAPBSET_DROP, number, 0))
+        && (limits.kept == 0 || control(libc::PR_SET_KEEPCAPS, 1, 0))
+}
+
+/// Behind the change of user, which has cleared the effective and the ambient set. What is ambient is
+/// what a program that is not root's has after its exec. Async-signal-safe.
+fn keep(limits: &Limits) -> bool {
+    (!limits.set || set_capabilities(limits.kept))
+        && control(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)
+        && numbers(limits.kept)
+            .all(|number| control(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, number))
+}
+
+/// Makes the effective, permitted and inheritable sets of this thread this one (`capset(2)`).
+fn set_capabilities(bits: u64) -> bool {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two times three words of 32 bits.
+    const VERSION: u32 = 0x2008_0522;
+    let header = [VERSION, 0];
+    let (low, high) = (bits as u32, (bits >> 32) as u32);
+    let sets = [low, low, low, high, high, high];
+    // SAFETY: both arrays have the layout that the version asks for, and the call only reads them.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    result == 0
 }
 
 /// Writes a pid and a NUL.

@@ -3,7 +3,7 @@
 //!
 //! [`client`] asks and never retries, [`writers`] are many at once and know what must be there afterwards.
 
-mod client;
+pub(crate) mod client;
 mod failures;
 mod moves;
 mod restarts;
@@ -40,14 +40,14 @@ fn field(json: &str, name: &str) -> Value {
 }
 
 /// A field of a JSON answer that is text.
-fn text(json: &str, name: &str) -> String {
+pub(crate) fn text(json: &str, name: &str) -> String {
     let value = field(json, name);
     let text = value.as_str().unwrap_or_else(|| panic!("{name} in {json}"));
     text.to_owned()
 }
 
 /// A field of a JSON answer that is a number.
-fn number(json: &str, name: &str) -> u64 {
+pub(crate) fn number(json: &str, name: &str) -> u64 {
     let value = field(json, name);
     value.as_u64().unwrap_or_else(|| panic!("{name} in {json}"))
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     lifeline::{Lifeline, Said},
     message::{Purpose, Reads, Report},
     source::{self, Action, Event, State},
@@ -199,7 +200,10 @@ impl Giver {
                 }
                 Err(broken) => Some(self.broken(broken)),
             },
-            Ok(Said::Committed) => Some(Event::Committed),
+            Ok(Said::Committed) => {
+                fault::reached(Point::OldCommitted);
+                Some(Event::Committed)
+            }
             Ok(Said::Closed) => {
                 "the new generation is gone".clone_into(&mut self.reason);
                 Some(Event::PeerGone)
@@ -219,25 +223,30 @@ impl Giver {
             // The copy was prepared when the order came, and one that cannot be was refused then.
             Action::Copy | Action::Refuse => None,
             Action::TellConverged => {
+                fault::reached(Point::OldConverged);
                 let giving = self.giving.as_ref()?;
                 self.keeper.tell(&Report::Converged {
                     migration: giving.migration,
                     rounds: u64::from(giving.copy.rounds),
                     bytes: giving.copy.writer.stream_bytes(),
                 });
+                fault::reached(Point::OldToldConverged);
                 None
             }
             Action::Freeze => {
+                fault::reached(Point::OldFreezing);
                 self.frozen_at = Some(Instant::now());
                 self.frozen_usec = monotonic_usec();
                 self.keeper.core.gate.close();
                 self.keeper.drain.phases().begin(Phase::Paused);
+                fault::reached(Point::OldClosed);
                 match self.giving.as_mut()?.freeze() {
                     Ok(()) => None,
                     Err(broken) => Some(self.broken(broken)),
                 }
             }
             Action::TellFrozen => {
+                fault::reached(Point::OldFrozen);
                 let giving = self.giving.as_ref()?;
                 self.keeper.tell(&Report::Frozen {
                     migration: giving.migration,
@@ -246,6 +255,7 @@ impl Giver {
                     bytes: giving.copy.writer.stream_bytes(),
                     stall_usec: usec(giving.copy.longest_slice),
                 });
+                fault::reached(Point::OldToldFrozen);
                 None
             }
             Action::EndCopy => {
@@ -260,6 +270,7 @@ impl Giver {
                 None
             }
             Action::Resolve => {
+                fault::reached(Point::OldResolving);
                 let giving = self.giving.as_ref()?;
                 Some(match giving.lifeline.resolve() {
                     Ok(true) => Event::ResolvedTheirs,
@@ -275,18 +286,22 @@ impl Giver {
                 self.frozen_at = None;
                 self.keeper.core.gate.open(false);
                 self.keeper.drain.phases().begin(Phase::Serving);
+                fault::reached(Point::OldThawed);
                 None
             }
             Action::TellThawed => {
+                fault::reached(Point::OldResolved);
                 self.keeper.tell(&Report::Thawed {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                     reason: self.reason.clone(),
                 });
+                fault::reached(Point::OldToldThawed);
                 None
             }
             Action::Yield => {
                 self.yield_state();
+                fault::reached(Point::OldYielded);
                 None
             }
             Action::TellYielded => {
@@ -294,6 +309,7 @@ impl Giver {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                 });
+                fault::reached(Point::OldToldYielded);
                 None
             }
             Action::Drain => {
@@ -391,6 +407,7 @@ impl Giver {
                 Outcome::LimitPassed { cut } | Outcome::Forced { cut } => cut as u64,
             };
             let moved = mover.moved();
+            fault::reached(Point::OldDrained);
             tell(
                 &socket,
                 &Report::Gone {
@@ -399,6 +416,7 @@ impl Giver {
                     cut,
                 },
             );
+            fault::reached(Point::OldToldGone);
         });
     }
 }

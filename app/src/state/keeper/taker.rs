@@ -11,6 +11,7 @@ use std::{
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     lifeline::{Lifeline, Sent},
     message::{self, Order, Report},
     target::{self, Action, Event, State},
@@ -34,11 +35,13 @@ const LONGEST_DOUBT: Duration = Duration::from_secs(1);
 
 /// Says hello and takes the state over; whether this generation owns it then.
 pub(super) fn take_over(keeper: &mut Keeper) -> bool {
+    fault::reached(Point::NewGreeting);
     keeper.tell(&Report::Hello {
         protocol: message::PROTOCOL,
         version: keeper.tenure.version.clone(),
         reads: keeper.core.reads(),
     });
+    fault::reached(Point::NewGreeted);
     let mut taker = Taker {
         keeper,
         state: State::Greeting,
@@ -133,6 +136,7 @@ impl Taker<'_> {
                 from,
                 bytes_max,
             } => {
+                fault::reached(Point::NewReceiving);
                 self.migration = migration;
                 self.origin = Origin::Generation(from);
                 let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
@@ -193,12 +197,14 @@ impl Taker<'_> {
             // From here on the stream is waited for as well.
             Action::Read => None,
             Action::TellReady => {
+                fault::reached(Point::NewVerified);
                 let (entries, bytes) = self.counts;
                 self.keeper.tell(&Report::Ready {
                     migration: self.migration,
                     entries,
                     bytes,
                 });
+                fault::reached(Point::NewToldReady);
                 None
             }
             Action::TellReject => {
@@ -213,12 +219,17 @@ impl Taker<'_> {
                 None
             }
             Action::SayCommitted => {
+                fault::reached(Point::NewCommitting);
                 let taking = self.taking.as_ref();
                 let lifeline = taking.and_then(|taking| taking.lifeline.as_ref());
                 match lifeline.map(Lifeline::commit) {
-                    Some(Ok(Sent::Queued)) => Some(Event::Queued),
+                    Some(Ok(Sent::Queued)) => {
+                        fault::reached(Point::NewCommitted);
+                        Some(Event::Queued)
+                    }
                     // Nothing was queued, so nobody will take it for a commit.
                     Some(Ok(_) | Err(_)) | None => {
+                        fault::reached(Point::NewRefused);
                         self.doubt_ends = Some(Instant::now() + LONGEST_DOUBT);
                         let reason = "the former generation has taken the state back".to_owned();
                         self.error.get_or_insert(TakeError::CalledOff(reason));
@@ -231,10 +242,12 @@ impl Taker<'_> {
                 None
             }
             Action::TellCommitted => {
+                fault::reached(Point::NewOwned);
                 self.keeper.tell(&Report::Committed {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                 });
+                fault::reached(Point::NewToldCommitted);
                 None
             }
             Action::GiveUp => {
@@ -254,6 +267,7 @@ impl Taker<'_> {
     fn own(&mut self) {
         let keeper = &mut *self.keeper;
         keeper.core.gate.open(false);
+        fault::reached(Point::NewOwning);
         if let Some(link) = self.link.take()
             && let Err(error) =
                 link::server::start(link, &keeper.core, &keeper.drain, &keeper.runtime)

@@ -431,6 +431,21 @@ mod tests {
         }
     }
 
+    /// A fuzz target: what is understood is written as it was read.
+    #[test]
+    fn any_question_and_answer() {
+        bolero::check!()
+            .with_iterations(10_000)
+            .for_each(|body: &[u8]| {
+                if let Some(frame) = Question::parse(body).and_then(|read| read.to_frame(1)) {
+                    assert_eq!(&frame[12..], body);
+                }
+                if let Some(frame) = Answer::parse(body).and_then(|read| read.to_frame(1)) {
+                    assert_eq!(&frame[12..], body);
+                }
+            });
+    }
+
     #[tokio::test]
     async fn a_length_that_no_frame_has_is_refused() {
         for length in [0_u32, 8, u32::MAX] {

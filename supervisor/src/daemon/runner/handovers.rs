@@ -214,6 +214,9 @@ impl Runner {
             Ok(plan) => plan,
             Err(unusable) => return self.fail(job, &unusable.to_string()),
         };
+        for warning in &plan.warnings {
+            tracing::warn!(service = self.service.name, "{warning}");
+        }
         let service = plan.service.clone();
         let listeners =
             match listeners::prepare(&service.listen, &self.listeners, &self.context.inherited) {

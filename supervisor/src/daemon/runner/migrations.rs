@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::lifeline::Lifeline;
 use heirloom_handover::message::{self, Order, Report};
 
@@ -166,9 +167,12 @@ impl Runner {
             from: giver.generation,
             bytes_max,
         };
+        fault::reached(Point::Connecting);
         let to_new = taker.order(&receive, &ends.new.each_ref().map(AsFd::as_fd));
+        fault::reached(Point::HalfConnected);
         let to_old = giver.order(&send, &ends.old.each_ref().map(AsFd::as_fd));
         drop(ends);
+        fault::reached(Point::Connected);
         let text = format!("generation {} takes its state over", taker.generation);
         let generation = Some(giver.generation);
         let migration = Migration {
@@ -246,6 +250,7 @@ impl Runner {
 
     /// One of the two sides has said something.
     pub(super) fn migration_said(&mut self, new: ProcessId, by: ProcessId, report: Report) {
+        fault::reached(Point::Heard);
         let generation = self.processes.get(&by).map(|process| process.generation);
         let old_is_ending = self.migrations.get(&new).and_then(|one| {
             let old = self.processes.get(&one.old);
@@ -415,6 +420,7 @@ impl Runner {
             }
             for action in actions {
                 events.extend(self.carry_out(new, *action));
+                fault::reached(Point::Ordered);
             }
         }
     }
@@ -438,6 +444,7 @@ impl Runner {
         let tell_new = |order: &Order| taker.map_or(Ok(()), |taker| taker.order(order, &[]));
         match action {
             Action::Freeze => {
+                fault::reached(Point::Freeze);
                 let order = Order::Freeze { migration: number };
                 let told = old.map_or(Ok(()), |old| old.order(&order, &[]));
                 let text = "the old program cannot be told to let its state stand still";
@@ -446,6 +453,7 @@ impl Runner {
                     .map(|error| (Event::Failed, Some(format!("{text}: {error}"))))
             }
             Action::Commit | Action::CommitAlone => {
+                fault::reached(Point::Commit);
                 let alone = action == Action::CommitAlone;
                 let order = Order::Commit {
                     migration: number,
@@ -458,6 +466,7 @@ impl Runner {
                     .map(|error| (Event::NewDeaf, Some(format!("{text}: {error}"))))
             }
             Action::AbortOld => {
+                fault::reached(Point::Abort);
                 let order = Order::Abort {
                     migration: number,
                     reason,

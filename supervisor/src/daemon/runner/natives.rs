@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::{MOST_LINES, Order, PROTOCOL, Report};
 
 use super::Runner;
@@ -124,6 +125,7 @@ impl Runner {
             return self.turn_away(id, serves, reason);
         }
         process.native.hello = Some(hello);
+        fault::reached(Point::Greeted);
         self.welcome(id);
     }
 

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
+
 use super::Runner;
 use super::migrations::Migration;
 use crate::control::protocol::EventKind;
@@ -20,6 +22,7 @@ impl Runner {
             return;
         };
         let blame = migration.blame.take();
+        fault::reached(Point::Verdict);
         match outcome {
             Outcome::Committed => {
                 self.settle_accounts(new, &migration);

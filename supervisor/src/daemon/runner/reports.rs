@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
 use tokio::time::Instant;
 
 use super::handovers::{Active, Job, Parting, Proving, is_sequential};
@@ -42,6 +43,7 @@ pub(super) fn unbegun(service: &Service, reason: &str) -> Report {
 
 impl Runner {
     pub(super) fn finished(&mut self, finish: Finish) {
+        fault::reached(Point::Finished);
         let active = match &self.active {
             Some(active) if finish.concludes == Some(active.plan) => self.active.take(),
             Some(_) | None => None,
@@ -223,6 +225,7 @@ impl Runner {
     }
 
     fn answer(&mut self, job: Job, plan: PlanId, report: Report) {
+        fault::reached(Point::Answer);
         // A handover that went beyond a probation's waiters ends their wait.
         if report.outcome == Told::Committed {
             for proving in std::mem::take(&mut self.proving) {

@@ -5,6 +5,7 @@
 
 use std::os::fd::AsFd;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::{Order, Report};
 
 use super::Runner;
@@ -37,6 +38,7 @@ impl Runner {
             migration: number,
             bytes_max: Some(process.plan.service.max_state.bytes()),
         };
+        fault::reached(Point::Restore);
         let told = process.order(&order, &[file.as_fd()]);
         let ready = false;
         self.entrust(id, Custody::Restoring { number, ready });
@@ -79,6 +81,7 @@ impl Runner {
                 }
             }
             Report::Committed { .. } if ready => {
+                fault::reached(Point::Restored);
                 process.native.restored = true;
                 process.native.custody = Custody::Owner;
                 // It must not come back with a later start.

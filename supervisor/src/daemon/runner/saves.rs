@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::{Order, Report};
 
 use super::Runner;
@@ -163,6 +164,7 @@ impl Runner {
             Ok(draft) => draft,
             Err(error) => return self.save_failed(&error.to_string()),
         };
+        fault::reached(Point::Drafted);
         let order = Order::Save {
             migration: number,
             bytes_max: Some(draft.bytes_max()),
@@ -212,6 +214,7 @@ impl Runner {
                     rounds,
                     pause_usec,
                 };
+                fault::reached(Point::Written);
                 let Some(mut save) = self.saving.take() else {
                     return;
                 };
@@ -299,6 +302,7 @@ impl Runner {
             size(bytes)
         );
         self.note(Some(generation), EventKind::Saved, &text);
+        fault::reached(Point::Kept);
         let saved = Saved {
             service: self.service.name.clone(),
             generation,

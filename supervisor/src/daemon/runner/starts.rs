@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::time::Instant;
@@ -143,7 +144,7 @@ impl Runner {
         })?;
         let system = |error| plan.explain_system(&error);
         let name = &self.service.name;
-        let user = plan.user.as_ref().map(|user| user.user);
+        let user = plan.privileges.identity.as_ref().map(|user| user.user);
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
         let (native, theirs) =
             NativeSocket::pair(&self.context.inputs, name, id).map_err(system)?;
@@ -155,6 +156,7 @@ impl Runner {
             generation,
             instance,
         };
+        fault::reached(Point::Starting);
         let started = process::start(
             &plan,
             number,
@@ -170,6 +172,7 @@ impl Runner {
             open_files,
         )
         .inspect_err(|_| self.sweep_groups())?;
+        fault::reached(Point::Started);
         let pid = started.pid;
         if let Some(errno) = started.outside {
             let error = std::io::Error::from_raw_os_error(errno);
@@ -270,8 +273,11 @@ impl Runner {
         else {
             return;
         };
+        // What is said of the program's file is not said of this one's.
         let command = Service {
             command: words.clone(),
+            sha256: None,
+            minisign: None,
             ..process.plan.service.clone()
         };
         let generation = process.generation;

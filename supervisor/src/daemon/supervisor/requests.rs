@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
+use crate::config::trust;
 use crate::control::protocol::{Fault, Refusal, Request};
 use crate::daemon::input::{Asked, Awaited};
 use crate::daemon::inspect;
@@ -131,7 +132,12 @@ impl Supervisor {
             reason,
         };
         let mut read = match &self.file {
-            Some(file) => file::read(file).map_err(|error| usage(error.to_string()))?,
+            Some(file) => {
+                if let Some(warning) = trust::writable_by_all(file) {
+                    tracing::warn!("{warning}");
+                }
+                file::read(file).map_err(|error| usage(error.to_string()))?
+            }
             None => {
                 if service.is_some() {
                     self.one_service(service)?;

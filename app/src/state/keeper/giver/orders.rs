@@ -3,6 +3,7 @@
 use std::{fs::File, os::fd::OwnedFd, sync::mpsc, time::Duration};
 
 use heirloom_handover::{
+    fault::{self, Point},
     message::{Order, Purpose, Reads, Report},
     source::{Event, State},
 };
@@ -36,6 +37,7 @@ impl Giver {
                 bytes_max,
                 to: _,
             } => {
+                fault::reached(Point::OldAsked);
                 if !matches!(self.state, State::Serving | State::Rehearsed) {
                     self.refuse(migration);
                     return None;
@@ -61,6 +63,7 @@ impl Giver {
                 Some(Event::Abort)
             }
             Order::Retire => {
+                fault::reached(Point::OldRetired);
                 "this generation was told to end".clone_into(&mut self.reason);
                 Some(Event::Retire)
             }
@@ -144,6 +147,7 @@ impl Giver {
                 self.reads = reads.to_vec();
                 self.giving = Some(giving);
                 self.link = Some(link);
+                fault::reached(Point::OldCopying);
                 Ok(())
             }
             Err(broken) => {
