@@ -213,10 +213,7 @@ mod armed {
         time::Duration,
     };
 
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::getpid,
-    };
+    use nix::sys::signal::{Signal, raise};
 
     use super::Point;
     use crate::environment::HEIRLOOM_GENERATION;
@@ -272,8 +269,8 @@ mod armed {
             }
         };
         say(&format!("fault: {}: {signal}", point.name()));
-        // To itself a process may always send one.
-        let _sent = kill(getpid(), signal);
+        // By this thread, so that it does not go on meanwhile.
+        let _sent = raise(signal);
     }
 
     fn say(line: &str) {

@@ -15,6 +15,7 @@ mod run;
 mod snapshot;
 mod status;
 mod stop;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Snapshot(command) => snapshot::snapshot(command),
         Command::Inspect(command) => inspect::inspect(&command),
         Command::Check(command) => check::check(&command),
+        Command::Torture(command) => torture::torture(*command),
         Command::Generate(command) => generate::generate(&command),
     }
 }

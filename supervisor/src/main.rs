@@ -6,6 +6,7 @@
 //! * `control` is how a running supervisor is spoken to;
 //! * `core` makes the decisions, without I/O;
 //! * `daemon` turns the world into their events and their actions into system calls;
+//! * `torture` tries all of it on a program, under load, while its processes are killed;
 //! * `log` is where lines go; `sys` holds the few system calls that need `unsafe`.
 
 #![deny(unsafe_code)]
@@ -20,6 +21,7 @@ mod log;
 mod sys;
 #[cfg(test)]
 mod targets;
+mod torture;
 
 use std::process::ExitCode;
 

@@ -2,6 +2,7 @@
 //! `cargo test` each runs some thousand inputs; `cargo bolero test -p heirloom targets::NAME` goes on from
 //! there.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bolero::check;
@@ -34,30 +35,51 @@ fn request_reads_back(input: &[u8]) {
 /// Requests of the known form, with any values in any order.
 #[test]
 fn any_fields_of_a_known_request() {
-    const COMMANDS: [&str; 7] = [
-        "status", "events", "reload", "rollback", "snapshot", "stop", "dance",
+    /// Each with the fields it has, by their place.
+    const COMMANDS: [(&str, &[usize]); 7] = [
+        ("status", &[]),
+        ("events", &[1]),
+        ("reload", &[0, 2, 3, 4]),
+        ("rollback", &[0]),
+        ("snapshot", &[0, 5, 6]),
+        ("stop", &[7]),
+        ("dance", &[]),
     ];
-    const FIELDS: [&str; 9] = [
-        "service",
-        "follow",
-        "dry_run",
-        "program",
-        "until_proven",
-        "instance",
-        "path",
-        "timeout_ms",
-        "command",
+    /// Each with a value of its kind.
+    const FIELDS: [(&str, &str); 8] = [
+        ("service", "\"web\""),
+        ("follow", "true"),
+        ("dry_run", "false"),
+        ("program", "[\"x\"]"),
+        ("until_proven", "true"),
+        ("instance", "1"),
+        ("path", "\"/x\""),
+        ("timeout_ms", "5"),
     ];
     check!()
         .with_iterations(ITERATIONS)
         .with_type::<(u8, Vec<(u8, u8, String, u64)>)>()
         .for_each(|(command, fields)| {
-            let command = COMMANDS[usize::from(*command) % COMMANDS.len()];
+            let (command, own) = COMMANDS[usize::from(*command) % COMMANDS.len()];
             let mut text = format!("{{\"command\":\"{command}\"");
-            for (name, form, word, number) in fields {
-                let name = FIELDS[usize::from(*name) % FIELDS.len()];
+            // Twice the same field is an error, so this is rarely it.
+            let fields: BTreeMap<usize, _> = fields
+                .iter()
+                .take(6)
+                .map(|(field, form, word, number)| {
+                    let field = usize::from(*field);
+                    let field = match own.get(field % 16) {
+                        Some(own) => *own,
+                        None if field >= 240 || own.is_empty() => field % FIELDS.len(),
+                        None => own[field % own.len()],
+                    };
+                    (field, (form, word, number))
+                })
+                .collect();
+            for (field, (form, word, number)) in fields {
+                let (name, fit) = FIELDS[field];
                 let word = serde_json::to_string(word).unwrap();
-                let value = match form % 8 {
+                let value = match form % 32 {
                     0 => word,
                     1 => number.to_string(),
                     2 => "true".to_owned(),
@@ -65,7 +87,8 @@ fn any_fields_of_a_known_request() {
                     4 => format!("[{word}]"),
                     5 => format!("{{{word}:{number}}}"),
                     6 => format!("-{number}e{number}"),
-                    _ => "[".repeat(usize::from(*form) * 16),
+                    7 => "[".repeat(usize::from(*form) * 16),
+                    _ => fit.to_owned(),
                 };
                 text.push_str(&format!(",\"{name}\":{value}"));
             }
@@ -103,63 +126,69 @@ fn any_configuration() {
 
 #[test]
 fn any_values_of_known_settings() {
-    const SETTINGS: [&str; 28] = [
-        "command",
-        "listen",
-        "strategy",
-        "instances",
-        "ready",
-        "stop_signal",
-        "ready_timeout",
-        "drain_timeout",
-        "probation",
-        "most_draining",
-        "pause",
-        "freeze_timeout",
-        "memory_check",
-        "state_file",
-        "watchdog",
-        "directory",
-        "env_file",
-        "environment",
-        "user",
-        "group",
-        "groups",
-        "no_new_privileges",
-        "capabilities",
-        "sha256",
-        "minisign",
-        "environment.NAME",
-        "minisign.public_key_file",
-        "minisign.signature",
+    /// Each with a value of its kind.
+    const SETTINGS: [(&str, &str); 29] = [
+        ("command", "[\"x\", \"y\"]"),
+        ("listen", "[\"http=tcp:127.0.0.1:80\"]"),
+        ("strategy", "\"overlap\""),
+        ("instances", "3"),
+        ("ready", "\"exec:a b\""),
+        ("stop_signal", "\"QUIT\""),
+        ("ready_timeout", "\"1m 2s\""),
+        ("drain_timeout", "\"250ms\""),
+        ("probation", "\"0s\""),
+        ("most_draining", "2"),
+        ("pause", "\"1ms\""),
+        ("freeze_timeout", "\"3s\""),
+        ("memory_check", "false"),
+        ("state_file", "\"/var/state\""),
+        ("watchdog", "\"2s\""),
+        ("directory", "\"/srv\""),
+        ("env_file", "\"env\""),
+        ("environment", "{ A = \"1\" }"),
+        ("user", "\"shop\""),
+        ("group", "\"shop\""),
+        ("groups", "[\"adm\"]"),
+        ("no_new_privileges", "false"),
+        ("capabilities", "[\"kill\"]"),
+        ("sha256", HASH),
+        ("minisign", "{ public_key_file = \"/k\" }"),
+        ("environment.NAME", "\"1\""),
+        ("minisign.public_key_file", "\"/k\""),
+        ("minisign.signature", "\"{program}.sig\""),
+        ("of_a_later_version", "1"),
     ];
+    const HASH: &str = "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"";
     check!()
         .with_iterations(ITERATIONS)
         .with_type::<Vec<(u8, u8, String, i64)>>()
         .for_each(|settings| {
+            // Twice the same key is an error, so this is rarely it.
+            let settings: BTreeMap<usize, _> = settings
+                .iter()
+                .map(|(setting, form, word, number)| {
+                    (usize::from(*setting) % SETTINGS.len(), (form, word, number))
+                })
+                .collect();
             let mut text = "[service.a]\n".to_owned();
-            for (name, form, word, number) in settings {
-                let name = SETTINGS[usize::from(*name) % SETTINGS.len()];
+            if !settings.contains_key(&0) {
+                text.push_str("command = [\"x\"]\n");
+            }
+            for (setting, (form, word, number)) in settings {
+                let (name, fit) = SETTINGS[setting];
                 // A string of JSON is one of TOML, but for escapes that TOML refuses.
                 let word = serde_json::to_string(word).unwrap();
-                let value = match form % 9 {
+                let value = match form % 64 {
                     0 => word,
                     1 => number.to_string(),
                     2 => "true".to_owned(),
                     3 => format!("[{word}]"),
                     4 => format!("{{ NAME = {word} }}"),
                     5 => format!("\"{}ms\"", number.unsigned_abs() % 100_000),
-                    6 => "\"http=tcp:127.0.0.1:80\"".to_owned(),
-                    7 => "[\"kill\"]".to_owned(),
-                    _ => "[".repeat(usize::from(*form) * 16),
+                    6 => "[".repeat(usize::from(*form) * 16),
+                    _ => fit.to_owned(),
                 };
                 text.push_str(&format!("{name} = {value}\n"));
-            }
-            if !settings
-                .iter()
-                .any(|(name, ..)| usize::from(*name) % SETTINGS.len() == 0)
-            {
-                text.push_str("command = [\"x\"]\n");
             }
             configuration_reads_back(&text);
         });

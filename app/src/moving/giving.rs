@@ -141,12 +141,9 @@ impl Mover {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Those that have been moved, by protocol.
-    pub(crate) fn moved(&self) -> Counts {
-        self.moved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Those that have been moved, by protocol, as they are counted.
+    pub(crate) fn counted(&self) -> Arc<Mutex<Counts>> {
+        Arc::clone(&self.moved)
     }
 }
 

@@ -138,6 +138,7 @@ impl Native {
             migration,
             from: self.number,
             bytes_max: None,
+            way_back: None,
         };
         next.order(&receive, &new_ends);
     }
@@ -174,6 +175,7 @@ impl Native {
             freeze: FREEZE_LIMIT,
             reads: reads.to_vec(),
             bytes_max: None,
+            way_back: None,
         };
         self.order(&send, &[writing, old_life, old_link]);
         [reading, new_life, new_link]

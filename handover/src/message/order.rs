@@ -12,7 +12,8 @@ pub enum Order {
     /// To a new generation: there is no state to take over, begin with none.
     Begin,
     /// To a new generation: take over the state. Three descriptors come along: the stream's reading
-    /// end, the lifeline, the link.
+    /// end, the lifeline, the link; and with a way back three more: its writing end, its fate, the link
+    /// back.
     Receive {
         /// The migration's number.
         migration: u64,
@@ -20,6 +21,8 @@ pub enum Order {
         from: u64,
         /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
         bytes_max: Option<u64>,
+        /// What that one can read, if there is a way back.
+        way_back: Option<Vec<Reads>>,
     },
     /// To a new generation: take up the state that was saved. One descriptor comes along: the file.
     Restore {
@@ -29,7 +32,8 @@ pub enum Order {
         bytes_max: Option<u64>,
     },
     /// To the old generation: copy your state. Three descriptors come along: the stream's writing
-    /// end, the lifeline, the link.
+    /// end, the lifeline, the link; and with a way back three more: its reading end, its fate, the link
+    /// back.
     Send {
         /// The migration's number.
         migration: u64,
@@ -45,6 +49,8 @@ pub enum Order {
         reads: Vec<Reads>,
         /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
         bytes_max: Option<u64>,
+        /// How long to stay in reserve once the supervisor is gone, if there is a way back.
+        way_back: Option<Duration>,
     },
     /// To the old generation: let the state stand still and complete the copy.
     Freeze {
@@ -64,6 +70,16 @@ pub enum Order {
         migration: u64,
         /// Why.
         reason: String,
+    },
+    /// To the old generation in reserve: the new one needs no way back any more.
+    StandDown {
+        /// The number of the migration in which it gave its state away.
+        migration: u64,
+    },
+    /// To the new generation: give the state back to the one that is in reserve.
+    Return {
+        /// The number of the migration in which it took the state over.
+        migration: u64,
     },
     /// To the old generation: finish and end.
     Retire,
@@ -99,6 +115,10 @@ impl Order {
                 migration: migration()?,
                 from: message.number("FROM")?,
                 bytes_max: bytes_max()?,
+                way_back: match message.find("WAY_BACK") {
+                    Some("1") => Some(message.reads()?),
+                    Some(_) | None => None,
+                },
             },
             "RESTORE" => Self::Restore {
                 migration: migration()?,
@@ -112,6 +132,10 @@ impl Order {
                 freeze: Duration::from_micros(message.number("FREEZE_USEC")?),
                 reads: message.reads()?,
                 bytes_max: bytes_max()?,
+                way_back: match message.find("WAY_BACK_USEC") {
+                    Some(_) => Some(Duration::from_micros(message.number("WAY_BACK_USEC")?)),
+                    None => None,
+                },
             },
             "FREEZE" => Self::Freeze {
                 migration: migration()?,
@@ -123,6 +147,12 @@ impl Order {
             "ABORT" => Self::Abort {
                 migration: migration()?,
                 reason: message.reason(),
+            },
+            "STAND_DOWN" => Self::StandDown {
+                migration: migration()?,
+            },
+            "RETURN" => Self::Return {
+                migration: migration()?,
             },
             "RETIRE" => Self::Retire,
             "SAVE" => Self::Save {
@@ -146,10 +176,17 @@ impl Order {
                 migration,
                 from,
                 bytes_max,
-            } => Text::new("RECEIVE")
-                .line("MIGRATION", migration)
-                .line("FROM", from)
-                .line_if_given("BYTES_MAX", *bytes_max),
+                way_back,
+            } => {
+                let text = Text::new("RECEIVE")
+                    .line("MIGRATION", migration)
+                    .line("FROM", from)
+                    .line_if_given("BYTES_MAX", *bytes_max);
+                match way_back {
+                    Some(reads) => text.line("WAY_BACK", 1).reads(reads),
+                    None => text,
+                }
+            }
             Self::Restore {
                 migration,
                 bytes_max,
@@ -164,14 +201,21 @@ impl Order {
                 freeze,
                 reads,
                 bytes_max,
-            } => Text::new("SEND")
-                .line("MIGRATION", migration)
-                .line("TO", to)
-                .line("PURPOSE", purpose)
-                .line("PAUSE_USEC", pause.as_micros())
-                .line("FREEZE_USEC", freeze.as_micros())
-                .line_if_given("BYTES_MAX", *bytes_max)
-                .reads(reads),
+                way_back,
+            } => {
+                let text = Text::new("SEND")
+                    .line("MIGRATION", migration)
+                    .line("TO", to)
+                    .line("PURPOSE", purpose)
+                    .line("PAUSE_USEC", pause.as_micros())
+                    .line("FREEZE_USEC", freeze.as_micros())
+                    .line_if_given("BYTES_MAX", *bytes_max)
+                    .reads(reads);
+                match way_back {
+                    Some(limit) => text.line("WAY_BACK_USEC", limit.as_micros()),
+                    None => text,
+                }
+            }
             Self::Freeze { migration } => Text::new("FREEZE").line("MIGRATION", migration),
             Self::Commit { migration, alone } => {
                 let text = Text::new("COMMIT").line("MIGRATION", migration);
@@ -180,6 +224,8 @@ impl Order {
             Self::Abort { migration, reason } => Text::new("ABORT")
                 .line("MIGRATION", migration)
                 .reason(reason),
+            Self::StandDown { migration } => Text::new("STAND_DOWN").line("MIGRATION", migration),
+            Self::Return { migration } => Text::new("RETURN").line("MIGRATION", migration),
             Self::Retire => Text::new("RETIRE"),
             Self::Save {
                 migration,

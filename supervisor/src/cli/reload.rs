@@ -110,6 +110,9 @@ fn tell(report: &Report, json: bool) {
     } = report;
     match report.outcome {
         Outcome::Committed => {
+            if let Some(warning) = &report.warning {
+                eprintln!("{service}: warning: {warning}");
+            }
             let state = state_of(report);
             say(&format!(
                 "{service}: generation {to} serves (before: {from}; {total_ms:.1} ms{state})"

@@ -99,7 +99,8 @@ fn from_command_line(
 }
 
 impl Tuning {
-    fn service(
+    /// The service that these settings make of a command.
+    pub(super) fn service(
         self,
         name: &str,
         command: Vec<String>,
@@ -117,6 +118,9 @@ impl Tuning {
             ready_timeout: self.ready_timeout.unwrap_or(default.ready_timeout),
             drain_timeout: self.drain_timeout.unwrap_or(default.drain_timeout),
             probation: self.probation.unwrap_or(default.probation),
+            health: self.health,
+            health_every: self.health_every.unwrap_or(default.health_every),
+            without_way_back: self.without_way_back.unwrap_or(default.without_way_back),
             pause: self.pause.unwrap_or(default.pause),
             freeze_timeout: self.freeze_timeout.unwrap_or(default.freeze_timeout),
             memory_check: self.memory_check.unwrap_or(default.memory_check),

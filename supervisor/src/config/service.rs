@@ -47,6 +47,13 @@ pub(crate) struct Service {
     pub(crate) drain_timeout: Span,
     /// How long a new generation may still be undone by its own death.
     pub(crate) probation: Span,
+    /// What is run in the probation to see whether the new generation is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<Health>,
+    /// How often it is run.
+    pub(crate) health_every: Span,
+    /// What to do at a handover of state that could not be undone without a loss.
+    pub(crate) without_way_back: WithoutWayBack,
     /// How long clients may wait at a handover of state: the copy goes on until less would do.
     pub(crate) pause: Span,
     /// The longest the state may stand still at a handover; then the old one goes on with it.
@@ -127,6 +134,9 @@ impl Default for Service {
             ready_timeout: Span(Duration::from_secs(60)),
             drain_timeout: Span(Duration::from_secs(30)),
             probation: Span(Duration::from_secs(10)),
+            health: None,
+            health_every: Span(Duration::from_secs(1)),
+            without_way_back: WithoutWayBack::Warn,
             pause: Span(Duration::from_millis(5)),
             freeze_timeout: Span(Duration::from_secs(1)),
             memory_check: true,
@@ -222,6 +232,56 @@ impl fmt::Display for Ready {
             Self::Exec(words) => write!(f, "exec:{}", words.join(" ")),
         }
     }
+}
+
+/// A command that tells whether a new generation is well: `exec:COMMAND`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Health(Vec<String>);
+
+impl Health {
+    /// The command and its arguments.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl FromStr for Health {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(Ready::Exec(words)) => Ok(Self(words)),
+            Err(error) if text.starts_with("exec:") => Err(error),
+            Ok(Ready::Auto | Ready::Notify | Ready::After(_)) | Err(_) => {
+                Err(format!("`{text}` is not exec:COMMAND"))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Health {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Health> for String {
+    fn from(health: Health) -> Self {
+        Ready::Exec(health.0).to_string()
+    }
+}
+
+/// What to do when a generation that fails in its probation would take some of the state with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum WithoutWayBack {
+    /// Hand over, and say what would be lost.
+    Warn,
+    /// Do not hand over.
+    Refuse,
 }
 
 /// A length of time as people write it: `30s`, `1m 30s`, `250ms`.

@@ -163,6 +163,14 @@ pub(crate) enum EventKind {
     NotSaved,
     /// It has taken up a state that was saved.
     Restored,
+    /// It has given its state away and stays, to take it back if the one that has it fails.
+    InReserve,
+    /// It took its state back from the generation that had taken it over.
+    Returned,
+    /// It is in reserve no more.
+    StoodDown,
+    /// The generation before cannot take all of the state back.
+    NoWayBack,
     /// It was told to finish and end.
     Draining,
     /// Connections have gone to the new generation.
@@ -284,6 +292,9 @@ pub(crate) struct Report {
     /// The same and more by protocol, as the old generation counts them; none if it does not.
     #[serde(default)]
     pub(crate) connections: Option<Connections>,
+    /// What would be lost if the new generation failed in its probation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warning: Option<String>,
     /// The last lines the failed generation wrote to its standard error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) stderr: Vec<String>,

@@ -70,6 +70,7 @@ fn log(event: &Event) {
         | EventKind::Aborted
         | EventKind::RolledBack
         | EventKind::NotTakenOver
+        | EventKind::NoWayBack
         | EventKind::NotSaved
         | EventKind::BackingOff => tracing::warn!(service, generation, "{text}"),
         EventKind::Listener
@@ -84,6 +85,9 @@ fn log(event: &Event) {
         | EventKind::Thawed
         | EventKind::Yielded
         | EventKind::TakenOver
+        | EventKind::InReserve
+        | EventKind::Returned
+        | EventKind::StoodDown
         | EventKind::Saved
         | EventKind::Restored
         | EventKind::Draining

@@ -10,7 +10,7 @@ mod allowance;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub(crate) fn capture(
     let kept = Arc::<Mutex<VecDeque<String>>>::default();
     let input = File::open("/dev/null")?.into();
     let reader = |stream: &'static str, kept: Option<Arc<Mutex<VecDeque<String>>>>| {
-        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        let (ours, theirs) = pipe()?;
         let receiver = pipe::Receiver::from_owned_fd(ours)?;
         let line = Lines {
             service: service.to_owned(),
@@ -90,6 +90,16 @@ pub(crate) fn capture(
         },
         [input, output_fd, error_fd],
     ))
+}
+
+/// A pipe: our end, and the program's. The program's can be read as well, so that a program that writes
+/// while there is no supervisor waits, at the worst, and is not killed by `SIGPIPE`.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, writing) = pipe2(OFlag::O_CLOEXEC)?;
+    let path = format!("/proc/self/fd/{}", writing.as_raw_fd());
+    let both = File::options().read(true).write(true).open(path);
+    // Without /proc the end that only writes does.
+    Ok((ours, both.map_or(writing, OwnedFd::from)))
 }
 
 impl Output {

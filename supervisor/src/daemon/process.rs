@@ -58,6 +58,8 @@ pub(crate) struct Process {
     /// that fails has changed nothing.
     pub(crate) wishes: Vec<Wish>,
     pub(crate) deadlines: Deadlines,
+    /// So often in a row the command that tests its health has failed.
+    pub(crate) unhealthy: u32,
 }
 
 /// A request to the descriptor store, with the descriptors that came along.
@@ -73,6 +75,8 @@ pub(crate) struct Deadlines {
     /// What tells that it is ready: a look, a time, a command's next try.
     pub(crate) readiness: Option<Timer>,
     pub(crate) probation: Option<Timer>,
+    /// The next look at its health; there is none outside its probation.
+    pub(crate) health: Option<Timer>,
     /// Until it has lived long enough for its failures to be forgotten.
     pub(crate) settled: Option<Timer>,
     pub(crate) watchdog: Option<Timer>,
@@ -129,6 +133,8 @@ impl Untold {
 pub(crate) struct Hello {
     pub(crate) version: String,
     pub(crate) reads: Vec<Reads>,
+    /// Whether it knows the way back.
+    pub(crate) way_back: bool,
 }
 
 /// Whether a process has the service's state.

@@ -34,6 +34,7 @@ mod pinning;
 mod privileges;
 mod programs;
 mod readiness;
+mod secrets;
 mod shortages;
 mod snapshots;
 mod state;

@@ -1,12 +1,15 @@
 //! The demo's state, which real clients change while real handovers move it: all that was acknowledged is
 //! there, once, in whatever generation and version answers.
 //!
-//! [`client`] asks and never retries, [`writers`] are many at once and know what must be there afterwards.
+//! [`client`] asks and never retries, [`writers`] are many at once and know what must be there afterwards, and
+//! [`witnesses`] know it also where an answer is lost with the process that owed it.
 
 pub(crate) mod client;
 mod failures;
 mod moves;
+mod probation;
 mod restarts;
+mod witnesses;
 mod writers;
 
 use serde_json::Value;

@@ -7,18 +7,19 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use heirloom_handover::{
     fault::{self, Point},
     lifeline::{Lifeline, Sent},
-    message::{self, Order, Report},
+    message::{self, Order, Reads, Report},
     target::{self, Action, Event, State},
 };
 use nix::poll::{PollFd, PollFlags};
 
-use super::{Heard, Keeper, monotonic_usec};
+use super::{Back, Heard, Keeper, monotonic_usec, tell};
 use crate::{
     moving,
     state::{
@@ -26,6 +27,7 @@ use crate::{
         error::TakeError,
         link,
         taking::{Taking, Took},
+        way_back::WayBack,
     },
 };
 
@@ -40,6 +42,7 @@ pub(super) fn take_over(keeper: &mut Keeper) -> bool {
         protocol: message::PROTOCOL,
         version: keeper.tenure.version.clone(),
         reads: keeper.core.reads(),
+        way_back: true,
     });
     fault::reached(Point::NewGreeted);
     let mut taker = Taker {
@@ -47,6 +50,7 @@ pub(super) fn take_over(keeper: &mut Keeper) -> bool {
         state: State::Greeting,
         taking: None,
         link: None,
+        way_back: None,
         migration: 0,
         origin: Origin::Fresh,
         counts: (0, 0),
@@ -62,6 +66,8 @@ struct Taker<'a> {
     state: State,
     taking: Option<Taking>,
     link: Option<OwnedFd>,
+    /// The way back, and where operations are carried out once the state has gone back.
+    way_back: Option<(WayBack, OwnedFd)>,
     migration: u64,
     origin: Origin,
     /// Entries and bytes taken.
@@ -135,11 +141,16 @@ impl Taker<'_> {
                 migration,
                 from,
                 bytes_max,
+                way_back,
             } => {
                 fault::reached(Point::NewReceiving);
                 self.migration = migration;
                 self.origin = Origin::Generation(from);
+                let mut descriptors = descriptors;
+                let back = descriptors.split_off(descriptors.len().min(3));
+                let back = self.take_way_back(way_back, back);
                 let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
+                let begun = back.and(begun);
                 let begun = begun.and_then(|[stream, lifeline, link]: [OwnedFd; 3]| {
                     self.link = Some(link);
                     let stores = self.keeper.core.stores();
@@ -177,6 +188,33 @@ impl Taker<'_> {
                 None
             }
         }
+    }
+
+    /// Takes the writing end of a way back to one that can read these.
+    fn take_way_back(
+        &mut self,
+        reads: Option<Vec<Reads>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), TakeError> {
+        let Some(reads) = reads else {
+            return if descriptors.is_empty() {
+                Ok(())
+            } else {
+                Err(short_of_descriptors())
+            };
+        };
+        let [pipe, fate, link]: [OwnedFd; 3] =
+            descriptors.try_into().map_err(|_| short_of_descriptors())?;
+        let socket = self.keeper.socket.try_clone()?;
+        let migration = self.migration;
+        let tell_lost = Box::new(move |reason: &str| {
+            let reason = reason.to_owned();
+            tell(&socket, &Report::WayLost { migration, reason });
+        });
+        let stores = self.keeper.core.stores();
+        let way = WayBack::new(pipe, fate, &stores, &reads, tell_lost)?;
+        self.way_back = Some((way, link));
+        Ok(())
     }
 
     fn begin(&mut self, begun: Result<Taking, TakeError>) -> Event {
@@ -266,6 +304,11 @@ impl Taker<'_> {
 
     fn own(&mut self) {
         let keeper = &mut *self.keeper;
+        if let Some((way, link)) = self.way_back.take() {
+            let (migration, way) = (self.migration, Arc::new(way));
+            keeper.core.gate.write_back(way);
+            keeper.way_back = Some(Back { migration, link });
+        }
         keeper.core.gate.open(false);
         fault::reached(Point::NewOwning);
         if let Some(link) = self.link.take()

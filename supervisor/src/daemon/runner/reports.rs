@@ -37,6 +37,7 @@ pub(super) fn unbegun(service: &Service, reason: &str) -> Report {
         delta_rounds: 0,
         connections_moved: 0,
         connections: None,
+        warning: None,
         stderr: Vec::new(),
     }
 }
@@ -62,6 +63,10 @@ impl Runner {
             Outcome::Interrupted => {
                 reason = Some("the service is being stopped".to_owned());
                 Told::Aborted
+            }
+            Outcome::RolledBack { .. } if self.is_returning() => {
+                reason = Some("a rollback was asked for".to_owned());
+                Told::RolledBack
             }
             Outcome::RolledBack { restored, .. } => {
                 if !restored {
@@ -106,6 +111,7 @@ impl Runner {
             delta_rounds: moved.rounds,
             connections_moved: 0,
             connections: None,
+            warning: active.as_ref().and_then(|active| active.warning.clone()),
             stderr: stderr.unwrap_or_default(),
         };
         self.tell_end(&report);
@@ -135,7 +141,7 @@ impl Runner {
         let parting: Vec<Family> = self
             .processes
             .values()
-            .filter(|process| process.phase == Phase::Draining)
+            .filter(|process| matches!(process.phase, Phase::Draining | Phase::Reserve))
             .filter_map(|process| process.family.clone())
             .collect();
         if parting.is_empty() || job.waiters.is_empty() {

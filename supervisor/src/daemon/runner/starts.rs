@@ -34,14 +34,22 @@ use crate::sys::spawn::Group;
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(50);
 
-/// A command that tests readiness runs this long at most, and this often.
+/// A command that tests a process runs this long at most, and one that tests readiness this often.
 const LONGEST_COMMAND: Duration = Duration::from_secs(10);
 const COMMAND_EVERY: Duration = Duration::from_millis(200);
 
-/// A running command that tests the readiness of a process.
+/// What a command tests of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tests {
+    Readiness,
+    Health,
+}
+
+/// A running command that tests a process.
 #[derive(Debug)]
-pub(crate) struct ReadyCommand {
+pub(crate) struct Command {
     pub(super) process: ProcessId,
+    pub(super) tests: Tests,
     _limit: Timer,
 }
 
@@ -77,6 +85,7 @@ impl Runner {
             watchdog: plan.service.watchdog.map(|watchdog| watchdog.0),
             wishes: Vec::new(),
             deadlines: Deadlines::default(),
+            unhealthy: 0,
             plan,
         };
         self.processes.insert(id, process);
@@ -269,13 +278,38 @@ impl Runner {
         if process.phase != Phase::Starting || !self.may_become_ready(id) {
             return;
         }
-        let (Ready::Exec(words), Some(tested)) = (&process.plan.service.ready, process.pid())
-        else {
+        let Ready::Exec(words) = &process.plan.service.ready else {
             return;
+        };
+        if let Err(error) = self.start_command(id, &words.clone(), Tests::Readiness) {
+            let text = format!("the command that tests readiness: {error}");
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.reason = Some(text);
+            }
+            self.feed(id, Life::Failed);
+        }
+    }
+
+    /// Starts a command that tests a process; what it comes to is told when it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be started.
+    pub(super) fn start_command(
+        &mut self,
+        id: ProcessId,
+        words: &[String],
+        tests: Tests,
+    ) -> Result<(), String> {
+        let Some(process) = self.processes.get(&id) else {
+            return Ok(());
+        };
+        let Some(tested) = process.pid() else {
+            return Ok(());
         };
         // What is said of the program's file is not said of this one's.
         let command = Service {
-            command: words.clone(),
+            command: words.to_vec(),
             sha256: None,
             minisign: None,
             ..process.plan.service.clone()
@@ -287,34 +321,28 @@ impl Runner {
             let (_, standard) = captured.map_err(|error| command.explain_system(&error))?;
             process::start_ready_command(&command, standard, tested, self.context.open_files)
         });
-        match started {
-            Ok(pid) => {
-                let limit = Timer::task(async move {
-                    tokio::time::sleep(LONGEST_COMMAND).await;
-                    // Its own group: it is reaped by us, so the number is still its own.
-                    let _dead = nix::sys::signal::killpg(pid, Signal::SIGKILL);
-                });
-                self.ready_commands.insert(
-                    pid.as_raw(),
-                    ReadyCommand {
-                        process: id,
-                        _limit: limit,
-                    },
-                );
-            }
-            Err(error) => {
-                let text = format!("the command that tests readiness: {error}");
-                if let Some(process) = self.processes.get_mut(&id) {
-                    process.reason = Some(text);
-                }
-                self.feed(id, Life::Failed);
-            }
-        }
+        let pid = started.map_err(|error| error.to_string())?;
+        let limit = Timer::task(async move {
+            tokio::time::sleep(LONGEST_COMMAND).await;
+            // Its own group: it is reaped by us, so the number is still its own.
+            let _dead = nix::sys::signal::killpg(pid, Signal::SIGKILL);
+        });
+        self.commands.insert(
+            pid.as_raw(),
+            Command {
+                process: id,
+                tests,
+                _limit: limit,
+            },
+        );
+        Ok(())
     }
+
     /// What a command would say of a process that is ready, or failed, nobody wants to know.
     pub(super) fn end_ready_command(&self, id: ProcessId) {
-        let running = self.ready_commands.iter();
-        for (pid, _) in running.filter(|(_, command)| command.process == id) {
+        let running = self.commands.iter();
+        let of_it = |command: &Command| command.process == id && command.tests == Tests::Readiness;
+        for (pid, _) in running.filter(|(_, command)| of_it(command)) {
             // Its own group, and not reaped as long as it is known here.
             let _dead = nix::sys::signal::killpg(Pid::from_raw(*pid), Signal::SIGKILL);
         }

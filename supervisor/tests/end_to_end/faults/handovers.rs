@@ -156,11 +156,15 @@ impl Stage {
         let log = || format!("{case}: {status:?} {said}\n{}", supervisor.log());
         let ended = status.unwrap_or(-1);
         assert!(allowed.reload.contains(&ended), "{}", log());
-        let told = match ended {
-            0 => true,
-            _ => said.contains("the new program") || said.contains("the program"),
-        };
-        assert!(told || said.contains("the old program"), "{}", log());
+        let told = [
+            "the new program",
+            "the old program",
+            "the program",
+            // Which of the two was slow with the copy cannot be seen.
+            "the state was not taken over",
+        ];
+        let told = told.iter().any(|reason| said.contains(reason));
+        assert!(told || ended == 0, "{}", log());
         let troubles = &tally.troubles;
         assert!(
             allowed.cuts || troubles.is_empty(),

@@ -15,10 +15,22 @@ use crate::state::{
     giving::{Broken, Giving, Way},
     keeper::usec,
     saving::{self, NotSaved},
+    way_back::following::Ends,
 };
 
 /// Descriptors that come with the order to give the state away: stream, lifeline, link.
 const WAY: usize = 3;
+
+/// The reading end of a way back; none if the supervisor sent other descriptors than it announced.
+fn ends(limit: Option<Duration>, descriptors: Vec<OwnedFd>) -> Option<Ends> {
+    let [pipe, fate, link]: [OwnedFd; 3] = descriptors.try_into().ok()?;
+    Some(Ends {
+        pipe,
+        fate,
+        link,
+        limit: limit?,
+    })
+}
 
 impl Giver {
     fn is_current(&self, migration: u64) -> bool {
@@ -34,6 +46,7 @@ impl Giver {
                 pause,
                 freeze,
                 reads,
+                way_back,
                 bytes_max,
                 to: _,
             } => {
@@ -42,6 +55,8 @@ impl Giver {
                     self.refuse(migration);
                     return None;
                 }
+                let mut descriptors = descriptors;
+                let back = descriptors.split_off(descriptors.len().min(WAY));
                 match self.begin(
                     migration,
                     purpose,
@@ -49,7 +64,10 @@ impl Giver {
                     (&reads, bytes_max),
                     descriptors,
                 ) {
-                    Ok(()) => Some(Event::Send),
+                    Ok(()) => {
+                        self.ends = ends(way_back, back);
+                        Some(Event::Send)
+                    }
                     Err(reason) => {
                         self.keeper.tell(&Report::Failed { migration, reason });
                         None
@@ -62,6 +80,17 @@ impl Giver {
                 self.reason = reason;
                 Some(Event::Abort)
             }
+            Order::StandDown { migration } if migration == self.migration => self.stand_down(),
+            Order::Return { migration } => match self.may_return(migration) {
+                Ok(()) => {
+                    self.migration = migration;
+                    Some(Event::GiveBack)
+                }
+                Err(reason) => {
+                    self.refuse_to_return(migration, reason);
+                    None
+                }
+            },
             Order::Retire => {
                 fault::reached(Point::OldRetired);
                 "this generation was told to end".clone_into(&mut self.reason);
@@ -91,7 +120,7 @@ impl Giver {
 
     fn refuse(&self, migration: u64) {
         let reason = match self.state {
-            State::Yielded => "this generation has handed its state over already",
+            State::Yielded | State::Reserve => "this generation has handed its state over already",
             State::Serving
             | State::Copying
             | State::Converged
