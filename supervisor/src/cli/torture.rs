@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::flags::Torture;
 use super::{complain, exit, say};
+use crate::clock::time_of_day;
 use crate::config::file::{self, Configuration};
 use crate::config::listen::ListenSpec;
 use crate::torture::{self, Crowd, Failed, Plan, Until, Work};
@@ -102,7 +103,7 @@ fn plan(command: Torture) -> Result<Plan, String> {
         (None, false) => Work::Get(command.path),
     };
     let seed = command.seed.unwrap_or_else(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let since = time_of_day().duration_since(UNIX_EPOCH);
         // Short, so that it can be said.
         since.map_or(1, |since| u64::from(since.subsec_micros()))
     });
