@@ -202,7 +202,7 @@ impl<T: Kind> Keyed<T> {
     /// What has become of an entry, for a generation in reserve.
     fn record(&self, record: &mut Record, shard: &ShardOf<T>, hash: u64, key: &T::Key) {
         let slot = shard.get(hash, key);
-        let version = slot.map_or(shard.clock(), |slot| slot.version);
+        let version = slot.map_or_else(|| shard.clock(), |slot| slot.version);
         let value = slot.and_then(|slot| Some((slot.value()?, slot.stored())));
         let bytes = || Self::key_bytes(key);
         record.change::<T::Codec, T::Value>(&self.name, bytes, version, value);

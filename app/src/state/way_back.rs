@@ -305,7 +305,8 @@ impl Record {
             }
             // Whoever would have received it is gone, which the pipe tells as well.
             Err(reason) => {
-                self.broken.get_or_insert(format!("{store}: {reason}"));
+                self.broken
+                    .get_or_insert_with(|| format!("{store}: {reason}"));
             }
         }
     }

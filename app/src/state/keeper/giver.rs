@@ -195,7 +195,7 @@ impl Giver {
                 let frozen = self.frozen_at.zip(self.freeze_limit());
                 frozen
                     .map(|(at, limit)| at + limit)
-                    .or(following.map(Following::end))
+                    .or_else(|| following.map(Following::end))
             }
         };
         let mut others = Vec::new();
@@ -262,7 +262,7 @@ impl Giver {
     /// The longest that the state may stand still.
     fn freeze_limit(&self) -> Option<Duration> {
         let giving = self.giving.as_ref().map(|giving| giving.freeze_limit);
-        giving.or(self.offered.as_ref().map(|_| LONGEST_OFFER))
+        giving.or_else(|| self.offered.as_ref().map(|_| LONGEST_OFFER))
     }
 
     /// What the new generation says on the lifeline.
@@ -363,7 +363,8 @@ impl Giver {
             Action::Resolve => {
                 fault::reached(Point::OldResolving);
                 let giving = self.giving.as_ref().map(|giving| &giving.lifeline);
-                let lifeline = giving.or(self.offered.as_ref().map(|offered| &offered.lifeline))?;
+                let offered = || self.offered.as_ref().map(|offered| &offered.lifeline);
+                let lifeline = giving.or_else(offered)?;
                 Some(match lifeline.resolve() {
                     Ok(true) => Event::ResolvedTheirs,
                     Ok(false) => Event::ResolvedOurs,
