@@ -38,3 +38,5 @@ mod secrets;
 mod shortages;
 mod snapshots;
 mod state;
+mod storm;
+mod torture;
