@@ -4,6 +4,7 @@ pub mod comparison;
 pub mod connections;
 pub mod idle;
 pub mod latency;
+pub mod probation;
 pub mod reload_time;
 pub mod state;
 pub mod throughput;

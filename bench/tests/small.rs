@@ -61,6 +61,12 @@ async fn few_connections_are_measured_and_none_is_lost() {
 }
 
 #[tokio::test]
+async fn a_few_deaths_in_a_probation_are_measured_and_lose_nothing() {
+    let table = run(env!("CARGO_BIN_EXE_measure"), &["--small", "probation"]).await;
+    assert!(table.contains("20 of 20"), "{table}");
+}
+
+#[tokio::test]
 async fn the_showcase_shows_that_nothing_is_lost() {
     let arguments = ["--duration", "3s", "--every", "700ms", "--rate", "30"];
     let tally = run(env!("CARGO_BIN_EXE_showcase"), &arguments).await;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use heirloom_bench::measure::state::{Extent, pause, snapshot, write_cost};
 use heirloom_bench::measure::{
-    Outcome, comparison, connections, idle, latency, reload_time, throughput,
+    Outcome, comparison, connections, idle, latency, probation, reload_time, throughput,
 };
 use heirloom_bench::peers::{Peer, Programs};
 use heirloom_bench::publish::markdown::replace_section;
@@ -52,6 +52,8 @@ enum Measurement {
     StateSnapshot,
     /// Connections that move, over their number
     Connections,
+    /// From a death in the probation to the next answer, against a new start
+    Probation,
     /// Duration of a reload against a mere start
     ReloadTime,
     /// Requests a second, supervised against alone
@@ -139,6 +141,7 @@ async fn carry_out(
             draw_into(options, "connections.svg", &measured.plot)?;
             measured.outcome
         }
+        Measurement::Probation => probation::measure(programs, extent).await?,
         Measurement::ReloadTime => reload_time::measure(programs).await?,
         Measurement::Throughput => throughput::measure(programs).await?,
         Measurement::Latency => latency::measure(programs).await?,

@@ -6,17 +6,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-<<<<<<< HEAD
 use std::time::Duration;
-=======
-use std::time::{Duration, UNIX_EPOCH};
->>>>>>> resources
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::flags::Torture;
 use super::{complain, exit, say};
-use crate::clock::time_of_day;
 use crate::config::file::{self, Configuration};
 use crate::config::listen::ListenSpec;
 use crate::torture::{self, Crowd, Failed, Plan, Until, Work};
@@ -109,14 +104,8 @@ fn plan(command: Torture) -> Result<Plan, String> {
         (None, false) => Work::Get(command.path),
     };
     let seed = command.seed.unwrap_or_else(|| {
-<<<<<<< HEAD
         // As random as the keys of a hash map are; short, so that it can be said.
         RandomState::new().build_hasher().finish() % 1_000_000
-=======
-        let since = time_of_day().duration_since(UNIX_EPOCH);
-        // Short, so that it can be said.
-        since.map_or(1, |since| u64::from(since.subsec_micros()))
->>>>>>> resources
     });
     Ok(Plan {
         service,

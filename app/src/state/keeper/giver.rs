@@ -363,8 +363,8 @@ impl Giver {
             Action::Resolve => {
                 fault::reached(Point::OldResolving);
                 let giving = self.giving.as_ref().map(|giving| &giving.lifeline);
-                let lifeline =
-                    giving.or_else(|| self.offered.as_ref().map(|offered| &offered.lifeline))?;
+                let offered = || self.offered.as_ref().map(|offered| &offered.lifeline);
+                let lifeline = giving.or_else(offered)?;
                 Some(match lifeline.resolve() {
                     Ok(true) => Event::ResolvedTheirs,
                     Ok(false) => Event::ResolvedOurs,

@@ -159,7 +159,7 @@ impl Witness<'_> {
     fn transfers(&self) {
         let mut client = Client::new(self.address, Habit::Fresh);
         let mut count = Count::default();
-        let mut turn = 0;
+        let mut turn = 0_u64;
         while self.goes_on() {
             turn += 1;
             let (from, to) = (turn % 7, (turn + 3) % 7);
@@ -168,7 +168,7 @@ impl Witness<'_> {
                 Some(_) => count.certain += 1,
                 None => count.open += 1,
             }
-            if turn % 10 == 0
+            if turn.is_multiple_of(10)
                 && let Some(ledger) = self.ask(&mut client, "GET", "/ledger", "")
             {
                 check_ledger(&ledger, &count);
