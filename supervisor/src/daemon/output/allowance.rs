@@ -10,13 +10,14 @@ const BURST_SECONDS: u64 = 10;
 /// What a line counts beside its own bytes: time, service, generation and their names.
 const LINE_BYTES: u64 = 128;
 
-const SECOND_US: u128 = 1_000_000;
+const PER_BYTE: u128 = 1_000_000;
 
 #[derive(Debug)]
 pub(super) struct Allowance {
     /// Bytes a second.
     rate: u64,
-    left: u64,
+    /// In millionths of a byte, so that what a microsecond brings is never rounded.
+    left: u128,
     since: Instant,
 }
 
@@ -25,25 +26,19 @@ impl Allowance {
     pub(super) fn new(rate: u64, now: Instant) -> Self {
         Self {
             rate,
-            left: rate.saturating_mul(BURST_SECONDS),
+            left: most(rate),
             since: now,
         }
     }
 
     /// Whether a line of so many bytes may be written; it counts then.
     pub(super) fn take(&mut self, bytes: u64, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.since).as_micros();
-        let earned = u128::from(self.rate) * passed / SECOND_US;
-        if earned > 0 {
-            let most = self.rate.saturating_mul(BURST_SECONDS);
-            let all = u128::from(self.left).saturating_add(earned);
-            self.left = u64::try_from(all).map_or(most, |all| all.min(most));
-            // What is not worth a whole byte yet counts the next time.
-            let unspent = passed - (earned * SECOND_US).div_ceil(u128::from(self.rate));
-            let unspent = u64::try_from(unspent).unwrap_or(0);
-            self.since = now - Duration::from_micros(unspent);
-        }
-        let wanted = bytes.saturating_add(LINE_BYTES);
+        let passed_us = now.saturating_duration_since(self.since).as_micros();
+        let earned = u128::from(self.rate).saturating_mul(passed_us);
+        self.left = self.left.saturating_add(earned).min(most(self.rate));
+        // Microseconds only: what is less counts the next time.
+        self.since += Duration::from_micros(u64::try_from(passed_us).unwrap_or(0));
+        let wanted = u128::from(bytes.saturating_add(LINE_BYTES)) * PER_BYTE;
         match self.left.checked_sub(wanted) {
             Some(left) => {
                 self.left = left;
@@ -52,6 +47,10 @@ impl Allowance {
             None => false,
         }
     }
+}
+
+fn most(rate: u64) -> u128 {
+    u128::from(rate.saturating_mul(BURST_SECONDS)) * PER_BYTE
 }
 
 #[cfg(test)]
