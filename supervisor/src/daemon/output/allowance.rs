@@ -68,7 +68,7 @@ mod tests {
         };
         assert_eq!(take(&mut allowance, Duration::ZERO), 10);
         assert_eq!(take(&mut allowance, Duration::from_millis(999)), 0);
-        assert_eq!(take(&mut allowance, Duration::from_secs(3)), 3);
+        assert_eq!(take(&mut allowance, Duration::from_millis(3001)), 3);
         assert_eq!(take(&mut allowance, Duration::from_secs(1000)), 10);
     }
 
