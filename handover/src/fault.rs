@@ -137,6 +137,12 @@ points! {
         OldYielded = "old.yielded",
         /// YIELDED has been reported.
         OldToldYielded = "old.told-yielded",
+        /// It is in reserve: it follows what the new generation changes.
+        OldInReserve = "old.in-reserve",
+        /// The new generation is gone, all its changes are read, and the state is its own again.
+        OldReturned = "old.returned",
+        /// It is in reserve no more; the supervisor does not know.
+        OldStoodDown = "old.stood-down",
         /// A connection is about to be sent.
         OldConnection = "old.connection",
         /// It was sent, and is not answered.

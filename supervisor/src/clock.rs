@@ -1,4 +1,5 @@
-//! The time of day, for what is shown to people. It may jump, so nothing is decided by it.
+//! The time of day, for what is shown to people. It may jump, so nothing is decided by it but the seed of
+//! a random choice.
 
 use std::time::SystemTime;
 

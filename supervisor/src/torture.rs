@@ -95,7 +95,7 @@ pub(crate) fn run(
         counts,
         records.take(),
         left,
-        (supervisor_gone.or(told.err()), log.clone()),
+        (supervisor_gone.or_else(|| told.err()), log.clone()),
     );
     if report.is_clean() {
         instance::forget(&log);
@@ -103,7 +103,7 @@ pub(crate) fn run(
     Ok(report)
 }
 
-/// Waits until only what serves is left, and measures what there is more than at the beginning.
+/// Waits until only what is to stay is left, and measures what there is more than at the beginning.
 fn rest(instance: &Instance, handovers: &Handovers<'_>) -> Leaks {
     let end = Instant::now() + LONGEST_REST;
     loop {

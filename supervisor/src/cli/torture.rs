@@ -1,10 +1,12 @@
 //! `heirloom torture`.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -102,9 +104,8 @@ fn plan(command: Torture) -> Result<Plan, String> {
         (None, false) => Work::Get(command.path),
     };
     let seed = command.seed.unwrap_or_else(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        // Short, so that it can be said.
-        since.map_or(1, |since| u64::from(since.subsec_micros()))
+        // As random as the keys of a hash map are; short, so that it can be said.
+        RandomState::new().build_hasher().finish() % 1_000_000
     });
     Ok(Plan {
         service,

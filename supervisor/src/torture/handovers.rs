@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use super::dice::{self, Deed, Dice, Disturbance, Target};
-use super::instance::{Footprint, Instance, Unheard, serves};
+use super::instance::{Footprint, Instance, Unheard, is_at_rest, serves};
 use super::plan::{Plan, Until};
-use super::tally::{Harm, Leaks};
+use super::tally::{Custody, Harm, Leaks};
 use super::victim::{self, Stopped};
-use crate::control::protocol::{Outcome, Report};
+use crate::control::protocol::{EventKind, Outcome, Report};
 
 /// How long the service may take to be whole after a handover, however it ended.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(60);
@@ -103,7 +103,7 @@ impl<'a> Handovers<'a> {
         let more = |now: u64, before: u64, kept: u64| now.saturating_sub(before + kept);
         Leaks {
             descriptors: more(now.descriptors, before.descriptors, KEPT_DESCRIPTORS),
-            processes: more(now.processes, before.processes, 0),
+            processes: now.processes,
             zombies: now.zombies,
             resident_kib: more(now.resident_kib, before.resident_kib, KEPT_KIB),
         }
@@ -203,10 +203,12 @@ impl<'a> Handovers<'a> {
             }
         };
         self.count(&report, struck.is_some());
-        let harm = struck.map(|struck| self.harm(struck, &report, former.generation));
+        if let Some(struck) = &struck {
+            self.wait_for_death(&struck.stopped)?;
+        }
         self.recover()?;
-        if let Some(mut harm) = harm {
-            harm.until = self.start.elapsed();
+        if let Some(struck) = struck {
+            let harm = self.harm(struck, &report, former.generation);
             self.counts.harms.push(harm);
         }
         Ok(())
@@ -273,22 +275,54 @@ impl<'a> Handovers<'a> {
             disturbance,
             ports,
         } = struck;
-        let (generation, owned) = match disturbance.target {
+        let (generation, custody) = match disturbance.target {
             // Where the new one had not taken it over, nobody else had the state.
-            Target::Old => (former, !self.instance.has_taken_over(report.to)),
-            Target::New => (report.to, report.outcome != Outcome::Aborted),
+            Target::Old => {
+                let to = report.to;
+                let taken = self.instance.has_happened(to, EventKind::TakenOver, to);
+                let custody = if taken {
+                    Custody::NotOwner
+                } else {
+                    Custody::Alone
+                };
+                (former, custody)
+            }
+            Target::New => {
+                let to = report.to;
+                let returned = self.instance.has_happened(to, EventKind::Returned, former);
+                let custody = match report.outcome {
+                    Outcome::Aborted => Custody::NotOwner,
+                    Outcome::Committed | Outcome::RolledBack | Outcome::Rehearsed if returned => {
+                        Custody::Owner
+                    }
+                    Outcome::Committed | Outcome::RolledBack | Outcome::Rehearsed => Custody::Alone,
+                };
+                (to, custody)
+            }
         };
         Harm {
             at,
-            until: at,
+            until: self.start.elapsed(),
             handover: self.counts.tried,
             generation,
             deed: disturbance.deed,
             target: disturbance.target,
             ports,
             died: disturbance.deed == Deed::Kill || stopped.is_dead(),
-            owned,
+            custody,
         }
+    }
+
+    /// Waits until the supervisor knows that a process has died, if it has: until then all seems well.
+    fn wait_for_death(&self, stopped: &Stopped) -> Result<(), String> {
+        self.wait("notice a death", |instance| {
+            if !stopped.is_dead() {
+                return Ok(true);
+            }
+            let status = instance.status()?;
+            let mut all = status.services.iter().flat_map(|one| &one.generations);
+            Ok(all.all(|one| one.pid != Some(stopped.pid().as_raw())))
+        })
     }
 
     /// Waits until the service serves again, whatever happened.
@@ -298,12 +332,10 @@ impl<'a> Handovers<'a> {
         })
     }
 
-    /// Waits until nothing but what serves is left.
+    /// Waits until nothing is left of those who have given way.
     fn settle(&self) -> Result<(), String> {
         self.wait("end its former generations", |instance| {
-            let status = instance.status()?;
-            let mut all = status.services.iter().flat_map(|one| &one.generations);
-            Ok(all.all(|one| one.phase == "serving"))
+            instance.status().map(|status| is_at_rest(&status))
         })
     }
 

@@ -17,7 +17,9 @@ use super::victim;
 use crate::config::file::{self, Configuration};
 use crate::control::client::{self, NoReply};
 use crate::control::place::Wanted;
-use crate::control::protocol::{Event, EventKind, Reply, Report, Request, Status};
+use crate::control::protocol::{
+    Event, EventKind, GenerationStatus, Reply, Report, Request, Status,
+};
 
 /// How long the program may take to come up beyond its `ready_timeout`, and the supervisor to answer.
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
@@ -41,6 +43,7 @@ pub(crate) struct Instance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Footprint {
     pub(crate) descriptors: u64,
+    /// Processes beside those that serve or are in reserve.
     pub(crate) processes: u64,
     pub(crate) zombies: u64,
     pub(crate) resident_kib: u64,
@@ -187,21 +190,23 @@ impl Instance {
         Err(NoReply::BrokenOff("it said nothing".to_owned()).into())
     }
 
-    /// Whether it is known that this generation has taken the state over.
-    pub(crate) fn has_taken_over(&self, generation: u64) -> bool {
+    /// Whether it is known that this happened to a generation, in the handover that was to `to`.
+    pub(crate) fn has_happened(&self, to: u64, kind: EventKind, generation: u64) -> bool {
         let follow = false;
         let Ok(mut conversation) = self.ask(&Request::Events { follow }, LONGEST_ANSWER) else {
             return false;
         };
-        let taken = |event: &Event| {
-            event.event == EventKind::TakenOver && event.generation == Some(generation)
+        let is = |event: &Event, kind: EventKind, generation: u64| {
+            event.event == kind && event.generation == Some(generation)
         };
+        let (mut begun, mut happened) = (false, false);
         while let Ok(Some(reply)) = conversation.next() {
-            if matches!(&reply, Reply::Event(event) if taken(event)) {
-                return true;
+            if let Reply::Event(event) = reply {
+                begun |= is(&event, EventKind::Begun, to);
+                happened |= begun && is(&event, kind, generation);
             }
         }
-        false
+        happened
     }
 
     /// Hands over, to this command if one is given.
@@ -231,6 +236,9 @@ impl Instance {
     pub(crate) fn footprint(&self) -> Footprint {
         let pid = self.pid();
         let children = victim::children_of(pid);
+        let wanted = self
+            .status()
+            .map_or(0, |status| at_rest(&status).count() as u64);
         let zombies = children.iter().filter(|child| victim::is_zombie(**child));
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -238,7 +246,7 @@ impl Instance {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         Footprint {
             descriptors: descriptors as u64,
-            processes: children.len() as u64,
+            processes: (children.len() as u64).saturating_sub(wanted),
             zombies: zombies.count() as u64,
             resident_kib: resident.unwrap_or(0),
         }
@@ -292,7 +300,19 @@ impl Drop for Instance {
     }
 }
 
-/// Whether the service serves, and nothing else is under way.
+/// The processes that stay: those that serve, and one in reserve as long as the probation lasts.
+fn at_rest(status: &Status) -> impl Iterator<Item = &GenerationStatus> {
+    let all = status.services.iter().flat_map(|one| &one.generations);
+    all.filter(|one| one.phase == "serving" || one.phase == "reserve")
+}
+
+/// Whether nothing but what stays is there.
+pub(crate) fn is_at_rest(status: &Status) -> bool {
+    let all = status.services.iter().flat_map(|one| &one.generations);
+    serves(status) && all.count() == at_rest(status).count()
+}
+
+/// Whether the service serves.
 pub(crate) fn serves(status: &Status) -> bool {
     let mut services = status.services.iter();
     services.all(|service| service.state == "serving")

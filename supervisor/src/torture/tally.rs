@@ -64,6 +64,26 @@ pub(crate) struct Miss {
     pub(crate) text: String,
 }
 
+/// What a process was to the state when something was done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Custody {
+    /// Another owned it.
+    NotOwner,
+    /// It owned it, and another took it back: what was asked of it in that instant is open.
+    Owner,
+    /// It was the only one that had it.
+    Alone,
+}
+
+impl Custody {
+    fn owned(self) -> bool {
+        match self {
+            Self::NotOwner => false,
+            Self::Owner | Self::Alone => true,
+        }
+    }
+}
+
 /// Something that was done to a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Harm {
@@ -78,8 +98,8 @@ pub(crate) struct Harm {
     pub(crate) ports: BTreeSet<u16>,
     /// Whether it died of it: one that was stopped may have been killed for that.
     pub(crate) died: bool,
-    /// Whether it may have been the only one that had the state.
-    pub(crate) owned: bool,
+    /// What it was to the state.
+    pub(crate) custody: Custody,
 }
 
 /// Which loss it is.
@@ -99,13 +119,13 @@ pub(crate) fn judge(miss: &Miss, harms: &[Harm]) -> Judgement {
             let held = miss
                 .connection
                 .is_some_and(|(port, since)| since <= harm.at && harm.ports.contains(&port));
-            // Who asks others for a state that is gone can only say so.
-            let orphaned = harm.owned && miss.at <= harm.until;
+            // A request that has the owner do something, or asks for a state that is gone, can only say so.
+            let orphaned = harm.custody.owned() && miss.at <= harm.until;
             match miss.cause {
                 Cause::Reset | Cause::Unanswered | Cause::CutShort => held,
                 Cause::BadStatus | Cause::Closed => held || orphaned,
                 // A client with a long pause hears of it late.
-                Cause::WritesGone => harm.owned,
+                Cause::WritesGone => harm.custody == Custody::Alone,
                 // Whoever dies, the port is open, nobody invents writes, and a request that nobody is at waits.
                 Cause::Refused | Cause::TimedOut | Cause::Malformed | Cause::WritesTooMany => false,
             }
@@ -174,7 +194,7 @@ impl Tally {
 pub(crate) struct Leaks {
     /// Descriptors of the supervisor.
     pub(crate) descriptors: u64,
-    /// Processes beside those that serve.
+    /// Processes beside those that serve, and those in reserve.
     pub(crate) processes: u64,
     /// Processes that have ended and were not reaped.
     pub(crate) zombies: u64,
@@ -194,7 +214,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn harm(owned: bool, died: bool) -> Harm {
+    fn harm(custody: Custody, died: bool) -> Harm {
         Harm {
             at: 10 * SECOND,
             until: 12 * SECOND,
@@ -204,7 +224,7 @@ mod tests {
             target: Target::New,
             ports: BTreeSet::from([5000]),
             died,
-            owned,
+            custody,
         }
     }
 
@@ -230,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_the_killed_process_held_is_cut_and_nothing_else() {
-        let harms = [harm(false, true)];
+        let harms = [harm(Custody::NotOwner, true)];
         let held = Some((5000, SECOND));
         for cause in REQUESTS {
             let cut = match cause {
@@ -261,29 +281,47 @@ mod tests {
     #[test]
     fn a_process_that_was_only_stopped_excuses_nothing() {
         let miss = miss(Cause::Reset, 11 * SECOND, Some((5000, SECOND)));
-        assert_eq!(judge(&miss, &[harm(true, false)]), Judgement::Lost);
+        assert_eq!(
+            judge(&miss, &[harm(Custody::Alone, false)]),
+            Judgement::Lost
+        );
     }
 
     #[test]
     fn writes_go_with_their_owner_only() {
         let gone = miss(Cause::WritesGone, 30 * SECOND, None);
-        assert_eq!(judge(&gone, &[harm(true, true)]), Judgement::Cut);
-        assert_eq!(judge(&gone, &[harm(false, true)]), Judgement::Lost);
+        assert_eq!(judge(&gone, &[harm(Custody::Alone, true)]), Judgement::Cut);
+        assert_eq!(
+            judge(&gone, &[harm(Custody::NotOwner, true)]),
+            Judgement::Lost
+        );
+        assert_eq!(judge(&gone, &[harm(Custody::Owner, true)]), Judgement::Lost);
         let early = miss(Cause::WritesGone, SECOND, None);
-        assert_eq!(judge(&early, &[harm(true, true)]), Judgement::Lost);
+        assert_eq!(
+            judge(&early, &[harm(Custody::Alone, true)]),
+            Judgement::Lost
+        );
         let many = miss(Cause::WritesTooMany, 11 * SECOND, None);
-        assert_eq!(judge(&many, &[harm(true, true)]), Judgement::Lost);
+        assert_eq!(judge(&many, &[harm(Custody::Alone, true)]), Judgement::Lost);
     }
 
     #[test]
     fn without_its_owner_a_state_cannot_be_had_until_the_service_is_whole_again() {
         let elsewhere = Some((6000, SECOND));
         let soon = miss(Cause::BadStatus, 11 * SECOND, elsewhere);
-        assert_eq!(judge(&soon, &[harm(true, true)]), Judgement::Cut);
+        assert_eq!(judge(&soon, &[harm(Custody::Alone, true)]), Judgement::Cut);
+        assert_eq!(judge(&soon, &[harm(Custody::Owner, true)]), Judgement::Cut);
+        assert_eq!(
+            judge(&soon, &[harm(Custody::NotOwner, true)]),
+            Judgement::Lost
+        );
         let late = miss(Cause::BadStatus, 13 * SECOND, elsewhere);
-        assert_eq!(judge(&late, &[harm(true, true)]), Judgement::Lost);
+        assert_eq!(judge(&late, &[harm(Custody::Alone, true)]), Judgement::Lost);
         let refused = miss(Cause::Refused, 11 * SECOND, elsewhere);
-        assert_eq!(judge(&refused, &[harm(true, true)]), Judgement::Lost);
+        assert_eq!(
+            judge(&refused, &[harm(Custody::Alone, true)]),
+            Judgement::Lost
+        );
     }
 
     #[test]
@@ -298,7 +336,7 @@ mod tests {
             miss(Cause::Reset, 11 * SECOND, Some((5000, SECOND))),
             gone,
         ];
-        let harms = [harm(true, true)];
+        let harms = [harm(Custody::Alone, true)];
         let tally = Tally::new(&misses, &harms, false);
         assert_eq!((tally.requests_lost, tally.requests_cut), (2, 1));
         assert_eq!((tally.closed, tally.closed_cut), (1, 1));

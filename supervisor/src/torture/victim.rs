@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// How long a process may take to stand still.
+/// How long a process may take to stand still, or to die.
 const LONGEST_STOP: Duration = Duration::from_secs(2);
+
+/// How often is looked whether it does.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
 
 /// A process that stands still.
 #[derive(Debug)]
@@ -40,12 +43,17 @@ pub(crate) fn stop(group: Pid, parent: Pid) -> Option<Stopped> {
         {
             break;
         }
-        thread::sleep(Duration::from_micros(200));
+        thread::sleep(LOOK_EVERY);
     }
     Some(stopped)
 }
 
 impl Stopped {
+    /// Its first process.
+    pub(crate) fn pid(&self) -> Pid {
+        self.group
+    }
+
     fn members(&self) -> Vec<Pid> {
         processes()
             .filter(|pid| field_of(*pid, 2) == Some(self.group.as_raw()))
@@ -60,9 +68,14 @@ impl Stopped {
             .collect()
     }
 
+    /// Kills it, and waits until it is dead.
     pub(crate) fn kill(&self) {
         // Whoever has ended is as dead as wanted.
         let _gone = killpg(self.group, Signal::SIGKILL);
+        let end = Instant::now() + LONGEST_STOP;
+        while !self.is_dead() && Instant::now() < end {
+            thread::sleep(LOOK_EVERY);
+        }
     }
 
     pub(crate) fn go_on(&self) {

@@ -49,6 +49,15 @@ pub(super) fn of_program(point: Point, deed: Deed) -> Allowed {
 }
 
 fn of_old(point: Point, deed: Deed) -> Allowed {
+    if point == Point::OldReturned {
+        // The new one has died to get here; with the one in reserve goes the state.
+        return Allowed {
+            reload: &[0, 5],
+            cuts: true,
+            loses: deed == Deed::Kill,
+            spares_old: false,
+        };
+    }
     let taken_back = TAKING_BACK.contains(&point);
     match deed {
         // It died as the only one that had the whole state, or after it had taken it back.
@@ -78,11 +87,11 @@ fn of_new(point: Point, deed: Deed) -> Allowed {
     match deed {
         Deed::Kill | Deed::Stop if refused || is_before(point, Point::NewCommitted) => REFUSED,
         Deed::Slow if refused => REFUSED,
-        // It owned the state, alone. One that is stopped where its word is awaited is killed.
+        // The one in reserve takes the state back. One that is stopped where its word is awaited is killed.
         Deed::Kill | Deed::Stop => Allowed {
             reload: &[0, 5],
             cuts: true,
-            loses: true,
+            loses: false,
             spares_old: false,
         },
         Deed::Slow => NOTHING,

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use heirloom_handover::{
+    fault::{self, Point},
     lifeline::Sent,
     message::Report,
     source::{Event, State},
@@ -32,6 +33,7 @@ impl Giver {
         match Following::begin(ends, self.keeper.core.stores()) {
             Ok(following) => {
                 self.following = Some(following);
+                fault::reached(Point::OldInReserve);
                 Some(Event::Follow)
             }
             Err(error) => {
@@ -62,10 +64,14 @@ impl Giver {
         self.reason.clone_from(&following.reason);
         match outcome {
             Outcome::Ours => {
+                fault::reached(Point::OldReturned);
                 self.receive_back(following);
                 Event::Returned
             }
-            Outcome::Over => Event::StoodDown,
+            Outcome::Over => {
+                fault::reached(Point::OldStoodDown);
+                Event::StoodDown
+            }
         }
     }
 
