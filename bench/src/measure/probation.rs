@@ -83,9 +83,9 @@ pub async fn measure(programs: &Programs, extent: Extent) -> Result<Outcome> {
 /// Kills the generation that serves; how long it takes until another process answers.
 async fn after_death(supervisor: &mut Supervisor) -> Result<Duration> {
     let address = supervisor.address();
-    let serving = supervisor.status().await?.generations;
-    let serving = serving.iter().find(|one| one.phase == "serving");
-    let pid = serving.context("nothing serves")?.pid;
+    let pid = timeout(PATIENCE, settled(supervisor))
+        .await
+        .context("nothing comes to serve")??;
     let mine = format!("\"pid\":{pid}}}");
     let killed = Instant::now();
     kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL)?;
@@ -100,6 +100,26 @@ async fn after_death(supervisor: &mut Supervisor) -> Result<Duration> {
     .await
     .context("nobody answers after a death")?;
     Ok(killed.elapsed())
+}
+
+/// The process that serves, once the supervisor has taken note of the last death.
+async fn settled(supervisor: &mut Supervisor) -> Result<i32> {
+    loop {
+        let answering = ask(supervisor.address(), "GET", "/version").await?;
+        let service = supervisor.status().await?;
+        let serving = service
+            .generations
+            .iter()
+            .filter(|one| one.phase == "serving");
+        let serving: Vec<i32> = serving.map(|one| one.pid).collect();
+        if let [pid] = serving[..]
+            && service.state == "serving"
+            && answering.ends_with(&format!("\"pid\":{pid}}}"))
+        {
+            return Ok(pid);
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// The body of a good answer, on a connection of its own.
