@@ -11,8 +11,8 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -27,6 +27,9 @@ use tracing_subscriber::{Layer, Registry};
 
 /// So many lines may wait for the thread that writes them.
 const MOST_WAITING: usize = 4096;
+
+/// How long lines that wait for the thread are waited for before the process is another program.
+const LONGEST_FLUSH: Duration = Duration::from_millis(200);
 
 /// What log lines look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,10 +48,22 @@ pub(crate) enum Format {
 #[derive(Debug)]
 pub(crate) struct Log {
     reopen: Arc<AtomicBool>,
+    /// How many lines were given to the thread, and how many it has written.
+    put: Arc<AtomicU64>,
+    written: Arc<AtomicU64>,
     _flush: Option<WorkerGuard>,
 }
 
 impl Log {
+    /// Waits, for a moment, until what was said is written: this process is about to be another program.
+    pub(crate) fn flush(&self) {
+        let deadline = std::time::Instant::now() + LONGEST_FLUSH;
+        let behind = || self.put.load(Ordering::Acquire) > self.written.load(Ordering::Acquire);
+        while behind() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Opens log files anew before the next line, for after they were renamed.
     pub(crate) fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
@@ -69,6 +84,8 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
         Format::Auto => Format::Json,
         chosen @ (Format::Human | Format::Json | Format::Journald) => chosen,
     };
+    let (put, written) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let counted = Arc::clone(&written);
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
     let flush = if format == Format::Journald {
         let before = crate::sys::open_descriptors()?;
@@ -82,33 +99,61 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
         None
     } else {
         let (writer, flush) = match file {
-            Some(path) => thread(Reopened::open(path, Arc::clone(&reopen))?),
-            None => thread(io::stderr()),
+            Some(path) => thread(Reopened::open(path, Arc::clone(&reopen))?, counted),
+            None => thread(io::stderr(), counted),
         };
         let color = file.is_none() && io::stderr().is_terminal();
-        registry.with(layer(format, writer, color)).init();
+        registry
+            .with(layer(format, writer, Arc::clone(&put), color))
+            .init();
         Some(flush)
     };
     Ok(Log {
         reopen,
+        put,
+        written,
         _flush: flush,
     })
 }
 
-fn thread(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+/// A writer that counts lines: each is written by one call.
+struct Counted<W> {
+    writer: W,
+    written: Arc<AtomicU64>,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let result = self.writer.write_all(line);
+        self.written.fetch_add(1, Ordering::Release);
+        result.map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+fn thread(
+    writer: impl Write + Send + 'static,
+    written: Arc<AtomicU64>,
+) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(MOST_WAITING)
         .thread_name("log")
-        .finish(writer)
+        .finish(Counted { writer, written })
 }
 
 type Boxed =
     Box<dyn Layer<tracing_subscriber::layer::Layered<LevelFilter, Registry>> + Send + Sync>;
 
-fn layer(format: Format, writer: NonBlocking, color: bool) -> Boxed {
+fn layer(format: Format, writer: NonBlocking, put: Arc<AtomicU64>, color: bool) -> Boxed {
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
+        .with_writer(move || {
+            put.fetch_add(1, Ordering::Release);
+            writer.clone()
+        })
         .with_ansi(color);
     match format {
         Format::Json => layer

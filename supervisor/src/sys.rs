@@ -1,9 +1,10 @@
-//! The system calls that need `unsafe`: starting a program, and two that no library wraps.
+//! The system calls that need `unsafe`: starting a program, and some that no library wraps.
 //!
 //! Everything else in the crate is safe code; each block here says why it is sound.
 
 #![allow(unsafe_code)]
 
+pub(crate) mod pidfd;
 pub(crate) mod spawn;
 
 use std::collections::BTreeSet;

@@ -48,6 +48,12 @@ pub(crate) enum Request {
         /// The file, from `/`.
         path: PathBuf,
     },
+    /// Replace the supervisor itself by its program as it stands now.
+    Upgrade {
+        /// How long handovers that are under way may be waited for.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+    },
     /// Let everything finish and end.
     Stop {
         /// After so long, end it all the same.
@@ -68,6 +74,8 @@ pub(crate) enum Reply {
     Report(Report),
     /// A state was saved.
     Saved(Saved),
+    /// The supervisor has replaced itself.
+    Upgraded(Upgraded),
     /// The request was not carried out.
     Refused(Refusal),
     /// This was the last of it.
@@ -269,6 +277,16 @@ pub(crate) struct Report {
     /// The last lines the failed generation wrote to its standard error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) stderr: Vec<String>,
+}
+
+/// A supervisor that has replaced itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Upgraded {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+    /// Of the program that runs now.
+    pub(crate) version: String,
+    pub(crate) supervisor_generation: u64,
 }
 
 /// A state that was saved.

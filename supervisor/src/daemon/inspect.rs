@@ -2,18 +2,17 @@
 //!
 //! Reads `/proc` only, in a thread of its own, for a machine with many sockets has much to read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-
-use nix::unistd::Pid;
 
 use super::family::Family;
 use super::readiness::socket_inode;
 use crate::control::protocol::{GenerationStatus, ServiceStatus, Status};
 
-/// Fills in what `status` says of each generation's connections and memory.
-pub(crate) fn measure(status: &mut Status) {
+/// Fills in what `status` says of each generation's connections and memory; families by the pid of their
+/// main process.
+pub(crate) fn measure(status: &mut Status, families: &BTreeMap<i32, Family>) {
     let tcp: Vec<Connection> = ["tcp", "tcp6"]
         .into_iter()
         .flat_map(|table| read(table, tcp_connection))
@@ -22,21 +21,16 @@ pub(crate) fn measure(status: &mut Status) {
     for service in &mut status.services {
         let ours = established(service, &tcp, &unix);
         for generation in &mut service.generations {
-            measure_generation(&service.name, generation, &ours);
+            let family = generation.pid.and_then(|pid| families.get(&pid));
+            if let Some(family) = family {
+                measure_generation(family, generation, &ours);
+            }
         }
     }
 }
 
-fn measure_generation(service: &str, generation: &mut GenerationStatus, ours: &BTreeSet<u64>) {
-    let Some(pid) = generation.pid else { return };
-    let family = Family {
-        main: Pid::from_raw(pid),
-        main_is_reaped: false,
-        service: service.to_owned(),
-        generation: generation.generation,
-        instance: generation.instance,
-    };
-    generation.rss_bytes = resident(Path::new("/proc"), pid).unwrap_or(0);
+fn measure_generation(family: &Family, generation: &mut GenerationStatus, ours: &BTreeSet<u64>) {
+    generation.rss_bytes = resident(Path::new("/proc"), family.main.as_raw()).unwrap_or(0);
     let mut held = BTreeSet::new();
     for member in family.members() {
         for entry in fs::read_dir(format!("/proc/{member}/fd"))

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::listen::{Address, ListenSpec, Options, UnixName, join};
 use crate::control::place::{bind_replacing, inode_of};
+use crate::daemon::record::{self, Handle, Held, handles::Found};
 
 /// The mode of a unix socket that was given none: a service's clients are seldom of its own user.
 const DEFAULT_MODE: u32 = 0o666;
@@ -24,6 +25,8 @@ const DEFAULT_MODE: u32 = 0o666;
 /// A bound socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
+    /// One socket has one, however often it is listed.
+    handle: Handle,
     pub(crate) spec: ListenSpec,
     pub(crate) fd: OwnedFd,
     /// Where it is bound, as notation, with the real port.
@@ -112,6 +115,29 @@ impl Inherited {
         Ok(Self { sockets })
     }
 
+    /// What the record says of them.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> Vec<record::Listener> {
+        let each = self.sockets.values();
+        each.map(|listener| listener.record(held)).collect()
+    }
+
+    /// Goes on with those of a predecessor.
+    ///
+    /// # Errors
+    ///
+    /// One of them is not there.
+    pub(crate) fn restore(
+        listed: &[record::Listener],
+        returning: &mut Returning,
+        found: &mut Found,
+    ) -> Result<Self, CannotListen> {
+        let set = returning.set(listed, found)?;
+        let named = set.into_iter().map(|one| (one.spec.name.clone(), one));
+        Ok(Self {
+            sockets: named.collect(),
+        })
+    }
+
     /// The socket of the same kind that systemd passed under this name: so one configuration serves
     /// with and without a socket unit. The unit's address counts then, however it is written.
     fn matching(&self, spec: &ListenSpec) -> Option<&Arc<Listener>> {
@@ -152,6 +178,64 @@ impl Inherited {
             .filter(|name| !claimed.contains(&name.as_str()))
             .cloned()
             .collect()
+    }
+}
+
+/// Listeners of a record on their way back: a socket that is listed twice is one.
+#[derive(Debug, Default)]
+pub(crate) struct Returning(BTreeMap<Handle, Arc<Listener>>);
+
+impl Returning {
+    /// Takes a listed set back.
+    ///
+    /// # Errors
+    ///
+    /// A socket was not found, or is not what the record says.
+    pub(crate) fn set(
+        &mut self,
+        listed: &[record::Listener],
+        found: &mut Found,
+    ) -> Result<Set, CannotListen> {
+        listed.iter().map(|one| self.one(one, found)).collect()
+    }
+
+    fn one(
+        &mut self,
+        listed: &record::Listener,
+        found: &mut Found,
+    ) -> Result<Arc<Listener>, CannotListen> {
+        let lost = |reason: String| CannotListen {
+            spec: listed.spec.to_string(),
+            reason,
+        };
+        if let Some(known) = self.0.get(&listed.handle) {
+            if known.spec == listed.spec {
+                return Ok(Arc::clone(known));
+            }
+            return known
+                .with(&listed.spec)
+                .map_err(|error| lost(error.to_string()));
+        }
+        let fd = found
+            .take(listed.handle)
+            .ok_or_else(|| lost(format!("the socket on {} was not found", listed.bound)))?;
+        let inode = nix::sys::stat::fstat(&fd).map(|stat| stat.st_ino);
+        if inode != Ok(listed.inode) {
+            let text = format!("what was found is not the socket on {}", listed.bound);
+            return Err(lost(text));
+        }
+        let path = listed.path.clone();
+        let listener = Arc::new(Listener {
+            handle: listed.handle,
+            spec: listed.spec.clone(),
+            fd,
+            bound: listed.bound.clone(),
+            starter_key: listed.starter_key.clone(),
+            inode: listed.inode,
+            path: path.map(|(path, inode)| Arc::new(SocketPath { path, inode })),
+        });
+        self.0.insert(listed.handle, Arc::clone(&listener));
+        Ok(listener)
     }
 }
 
@@ -340,6 +424,7 @@ impl Listener {
         };
         let inode = nix::sys::stat::fstat(&fd)?.st_ino;
         Ok(Self {
+            handle: Handle::new(),
             spec,
             fd,
             bound,
@@ -358,6 +443,7 @@ impl Listener {
     ) -> io::Result<Arc<Self>> {
         let inode = nix::sys::stat::fstat(&fd)?.st_ino;
         Ok(Arc::new(Self {
+            handle: Handle::new(),
             spec: spec.clone(),
             fd,
             bound,
@@ -376,6 +462,7 @@ impl Listener {
             ));
         }
         Ok(Arc::new(Self {
+            handle: self.handle,
             spec: spec.clone(),
             fd: self.fd.try_clone()?,
             bound: self.bound.clone(),
@@ -383,6 +470,21 @@ impl Listener {
             inode: self.inode,
             path: self.path.clone(),
         }))
+    }
+
+    /// What the record says of it.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> record::Listener {
+        record::Listener {
+            handle: held.hold(self.handle, self.fd.as_fd()),
+            spec: self.spec.clone(),
+            bound: self.bound.clone(),
+            starter_key: self.starter_key.clone(),
+            inode: self.inode,
+            path: self
+                .path
+                .as_ref()
+                .map(|place| (place.path.clone(), place.inode)),
+        }
     }
 
     /// Brings the options into force that can change on a bound socket. Called once a set is the

@@ -7,15 +7,16 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
+
+use super::record::{self, Handle, Held, Text, handles::Purpose};
 
 /// A longer line is cut in pieces.
 const LONGEST_LINE_BYTES: usize = 8 * 1024;
@@ -29,8 +30,25 @@ const LONGEST_TAIL: Duration = Duration::from_millis(200);
 /// The reading side of one process's output.
 #[derive(Debug)]
 pub(crate) struct Output {
-    kept: Arc<Mutex<VecDeque<String>>>,
+    streams: [Stream; 2],
     readers: Option<[JoinHandle<()>; 2]>,
+}
+
+/// One of the two.
+#[derive(Debug)]
+struct Stream {
+    handle: Handle,
+    pipe: Arc<pipe::Receiver>,
+    read: Arc<Mutex<Read>>,
+}
+
+/// What was read of a stream.
+#[derive(Debug, Default)]
+struct Read {
+    /// Of a line that has not ended.
+    unfinished: Vec<u8>,
+    /// The last lines, if they are kept.
+    kept: Option<VecDeque<String>>,
 }
 
 /// The child's side: standard input, output and error.
@@ -42,39 +60,108 @@ pub(crate) type Standard = [OwnedFd; 3];
 ///
 /// No descriptor or no memory was left.
 pub(crate) fn capture(service: &str, generation: u64) -> io::Result<(Output, Standard)> {
-    let kept = Arc::<Mutex<VecDeque<String>>>::default();
     let input = File::open("/dev/null")?.into();
-    let reader = |stream: &'static str, kept: Option<Arc<Mutex<VecDeque<String>>>>| {
-        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-        let receiver = pipe::Receiver::from_owned_fd(ours)?;
-        let line = Lines {
-            service: service.to_owned(),
-            generation,
-            stream,
-            kept,
-        };
-        io::Result::Ok((tokio::spawn(line.read(receiver)), theirs))
-    };
-    let (output, output_fd) = reader("stdout", None)?;
-    let (error, error_fd) = reader("stderr", Some(Arc::clone(&kept)))?;
-    Ok((
-        Output {
-            kept,
-            readers: Some([output, error]),
-        },
-        [input, output_fd, error_fd],
-    ))
+    let (output, output_fd) = pipe()?;
+    let (error, error_fd) = pipe()?;
+    let output = Output::start(
+        service,
+        generation,
+        [(Handle::new(), output), (Handle::new(), error)],
+        (VecDeque::new(), [Vec::new(), Vec::new()]),
+    )?;
+    Ok((output, [input, output_fd, error_fd]))
+}
+
+/// A pipe: our end, and the program's. The program's can be read as well, so that a program that writes
+/// while there is no supervisor waits, at the worst, and is not killed by `SIGPIPE`.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, writing) = pipe2(OFlag::O_CLOEXEC)?;
+    let path = format!("/proc/self/fd/{}", writing.as_raw_fd());
+    let both = File::options().read(true).write(true).open(path);
+    // Without /proc the end that only writes does.
+    Ok((ours, both.map_or(writing, OwnedFd::from)))
 }
 
 impl Output {
+    fn start(
+        service: &str,
+        generation: u64,
+        pipes: [(Handle, OwnedFd); 2],
+        (kept, unfinished): (VecDeque<String>, [Vec<u8>; 2]),
+    ) -> io::Result<Self> {
+        let [output, error] = pipes;
+        let [output_left, error_left] = unfinished;
+        let reader = |stream: &'static str, (handle, fd), read: Read| {
+            let pipe = Arc::new(pipe::Receiver::from_owned_fd(fd)?);
+            let read = Arc::new(Mutex::new(read));
+            let lines = Lines {
+                service: service.to_owned(),
+                generation,
+                stream,
+                read: Arc::clone(&read),
+            };
+            let reading = tokio::spawn(lines.read(Arc::clone(&pipe)));
+            io::Result::Ok((Stream { handle, pipe, read }, reading))
+        };
+        let (output, reading_output) = reader(
+            "stdout",
+            output,
+            Read {
+                unfinished: output_left,
+                kept: None,
+            },
+        )?;
+        let (error, reading_error) = reader(
+            "stderr",
+            error,
+            Read {
+                unfinished: error_left,
+                kept: Some(kept),
+            },
+        )?;
+        Ok(Self {
+            streams: [output, error],
+            readers: Some([reading_output, reading_error]),
+        })
+    }
+
+    /// Goes on with what a former supervisor read; none if both ends were not found.
+    pub(crate) fn resume(
+        service: &str,
+        generation: u64,
+        listed: record::Output,
+        [stdout, stderr]: [OwnedFd; 2],
+    ) -> io::Result<Self> {
+        let [output_left, error_left] = listed.unfinished;
+        Self::start(
+            service,
+            generation,
+            [(listed.stdout, stdout), (listed.stderr, stderr)],
+            (listed.kept.into(), [output_left.0, error_left.0]),
+        )
+    }
+
+    /// What the record says of it.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> record::Output {
+        let [stdout, stderr] = &self.streams;
+        let unfinished = |stream: &Stream| match held.purpose {
+            Purpose::Pass => Text(lock(&stream.read).unfinished.clone()),
+            Purpose::Keep => Text::default(),
+        };
+        let unfinished = [unfinished(stdout), unfinished(stderr)];
+        record::Output {
+            stdout: held.hold(stdout.handle, stdout.pipe.as_fd()),
+            stderr: held.hold(stderr.handle, stderr.pipe.as_fd()),
+            kept: self.last_lines(),
+            unfinished,
+        }
+    }
+
     /// The last lines of the error output.
     pub(crate) fn last_lines(&self) -> Vec<String> {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        let [_, error] = &self.streams;
+        let read = lock(&error.read);
+        read.kept.iter().flatten().cloned().collect()
     }
 
     /// Waits until all of it was read, for a while. The readers go on if it takes longer.
@@ -92,42 +179,53 @@ impl Output {
     }
 }
 
+fn lock(read: &Mutex<Read>) -> MutexGuard<'_, Read> {
+    read.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Lines {
     service: String,
     generation: u64,
     stream: &'static str,
-    kept: Option<Arc<Mutex<VecDeque<String>>>>,
+    read: Arc<Mutex<Read>>,
 }
 
 impl Lines {
-    async fn read(self, mut receiver: pipe::Receiver) {
-        let mut buffer = Vec::with_capacity(1024);
-        loop {
-            match receiver.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => self.take_lines(&mut buffer),
+    async fn read(self, pipe: Arc<pipe::Receiver>) {
+        while pipe.readable().await.is_ok() {
+            let read = &mut *lock(&self.read);
+            read.unfinished.reserve(1024);
+            match pipe.try_read_buf(&mut read.unfinished) {
+                Ok(0) => break,
+                Ok(_) => self.take_lines(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
             }
         }
-        if !buffer.is_empty() {
-            self.line(&buffer);
+        let read = &mut *lock(&self.read);
+        let rest = std::mem::take(&mut read.unfinished);
+        if !rest.is_empty() {
+            self.line(&rest, read);
         }
     }
 
     /// Hands out every whole line, and a part that has become too long.
-    fn take_lines(&self, buffer: &mut Vec<u8>) {
+    fn take_lines(&self, read: &mut Read) {
+        let mut buffer = std::mem::take(&mut read.unfinished);
         let mut taken = 0;
         while let Some(length) = buffer[taken..].iter().position(|byte| *byte == b'\n') {
-            self.line(&buffer[taken..taken + length]);
+            self.line(&buffer[taken..taken + length], read);
             taken += length + 1;
         }
         buffer.drain(..taken);
         if buffer.len() >= LONGEST_LINE_BYTES {
-            self.line(buffer);
+            self.line(&buffer, read);
             buffer.clear();
         }
+        read.unfinished = buffer;
     }
 
-    fn line(&self, bytes: &[u8]) {
+    fn line(&self, bytes: &[u8], read: &mut Read) {
         let line = String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned();
         tracing::info!(
             target: "heirloom::output",
@@ -136,8 +234,7 @@ impl Lines {
             stream = self.stream,
             "{line}"
         );
-        if let Some(kept) = &self.kept {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = &mut read.kept {
             if kept.len() == KEPT_LINES {
                 kept.pop_front();
             }

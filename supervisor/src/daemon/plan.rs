@@ -5,6 +5,7 @@
 //! respawn or a rollback, when the path leads elsewhere. Starting it is [`crate::sys::spawn`]'s.
 
 mod file;
+mod passed;
 mod surroundings;
 
 use std::collections::BTreeMap;
@@ -13,13 +14,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::service::Service;
 use crate::sys::spawn::{Identity, Program};
 use file::{FileIdentity, Script, open};
+use passed::{Handles, open_directory};
 use surroundings::{environment, find, home_of, user, working_directory};
 
 /// How long a program that is being written may take to be whole.
@@ -41,8 +42,10 @@ pub(crate) struct Plan {
     identity_of_file: FileIdentity,
     script: Option<Script>,
     pub(crate) directory: OwnedFd,
+    directory_path: PathBuf,
     pub(crate) environment: BTreeMap<OsString, OsString>,
     pub(crate) user: Option<Identity>,
+    handles: Handles,
 }
 
 /// Why a program cannot be started. The reason says whose fault it is.
@@ -78,6 +81,19 @@ pub(crate) async fn look_up_patiently(service: &Service) -> Result<Plan, Unusabl
     }
 }
 
+/// Opens the file of a program that is to be executed by itself, whatever its path leads to later.
+///
+/// # Errors
+///
+/// [`Unusable`] with the reason: it is no program, is not whole, or is a script.
+pub(crate) fn judge(path: &Path) -> Result<File, Unusable> {
+    let opened = open(path)?;
+    match opened.script {
+        None => Ok(opened.file),
+        Some(_) => Err(unusable(format!("{} is a script", path.display()))),
+    }
+}
+
 /// Looks a service's program up as it stands now.
 ///
 /// # Errors
@@ -85,11 +101,7 @@ pub(crate) async fn look_up_patiently(service: &Service) -> Result<Plan, Unusabl
 /// [`Unusable`] with the reason.
 pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
     let directory_path = working_directory(service.directory.as_deref())?;
-    let directory = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(&directory_path)
-        .map_err(|e| unusable(format!("directory {}: {e}", directory_path.display())))?;
+    let directory = open_directory(&directory_path)?;
     let mut environment = environment(service)?;
     if environment.contains_key(OsStr::new("PWD")) {
         environment.insert("PWD".into(), directory_path.clone().into());
@@ -117,9 +129,11 @@ pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
         file: opened.file,
         identity_of_file: opened.identity,
         script: opened.script,
-        directory: directory.into(),
+        directory,
+        directory_path,
         environment,
         user,
+        handles: Handles::new(),
     })
 }
 
@@ -197,7 +211,6 @@ impl Plan {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
 
     fn executable(path: &Path, content: &[u8]) {
         fs::write(path, content).unwrap();

@@ -12,12 +12,14 @@
 mod connections;
 mod deadlines;
 mod handovers;
+mod inquiries;
 mod lives;
 mod migrations;
 mod natives;
 mod notices;
 mod outcomes;
 mod partings;
+mod recording;
 mod reports;
 mod restores;
 mod saves;
@@ -26,14 +28,17 @@ mod starts;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::family::Family;
 use super::history::History;
 use super::input::{Input, Inputs, ServiceInput};
 use super::listeners::{self, CannotListen, Inherited, Set};
 use super::plan::Plan;
 use super::process::Process;
+use super::record::Handle;
 use super::store::Store;
 use super::timer::Timer;
 use crate::config::service::{Service, Strategy};
@@ -56,10 +61,23 @@ pub(crate) struct Context {
     /// The limits on open files that programs get: those the supervisor was started with.
     pub(crate) open_files: (u64, u64),
     pub(crate) inherited: Rc<Inherited>,
+    /// What marks the processes of this supervisor and of those it follows.
+    pub(crate) lineage: Rc<str>,
+    /// Whether what is restored was left behind by a supervisor that died.
+    pub(crate) adopts: bool,
+}
+
+impl Context {
+    /// Where the next process can be spoken to once its supervisor is gone: an abstract name that no
+    /// other process has.
+    pub(crate) fn rendezvous(&self) -> String {
+        let Handle(number) = Handle::new();
+        format!("@heirloom-{}-{number}", self.lineage)
+    }
 }
 
 /// What is wanted of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum What {
     Start,
     Reload,
@@ -229,6 +247,7 @@ impl Runner {
             }
             ServiceInput::Process(process, input) => self.on_process(process, input),
             ServiceInput::StoredClosed(key) => self.store.closed(key),
+            ServiceInput::Lost(process) => self.lost(process),
             ServiceInput::Parted => self.parted(),
             ServiceInput::Uncounted => self.report_parting(),
             ServiceInput::StartAgain => self.start_anew(),
@@ -345,6 +364,15 @@ impl Runner {
             last_handover: self.last_handover.clone(),
             stored: self.store.iter().map(|(name, _)| name.to_owned()).collect(),
         }
+    }
+
+    /// Its families, by the pid of their main process.
+    pub(crate) fn families(&self) -> Vec<(i32, Family)> {
+        let families = self.processes.values();
+        families
+            .filter_map(|process| process.family.clone())
+            .map(|family| (family.main.as_raw(), family))
+            .collect()
     }
 
     /// Its state in one word.

@@ -51,7 +51,7 @@ pub(crate) enum Program {
 }
 
 /// Who the child runs as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Identity {
     pub(crate) user: u32,
     pub(crate) group: u32,

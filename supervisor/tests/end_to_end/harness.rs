@@ -53,6 +53,7 @@ pub(crate) struct Setup {
     launcher: Vec<String>,
     program: Vec<String>,
     listen: bool,
+    supervisor: PathBuf,
 }
 
 impl Setup {
@@ -81,7 +82,16 @@ impl Setup {
             launcher: Vec::new(),
             program: program.into_iter().map(str::to_owned).collect(),
             listen: true,
+            supervisor: HEIRLOOM.into(),
         }
+    }
+
+    /// The supervisor is a copy of the program in the test's directory, `heirloom`, which the test can
+    /// replace.
+    pub(crate) fn of_its_own(mut self) -> Self {
+        self.supervisor = self.path("heirloom");
+        fs::copy(HEIRLOOM, &self.supervisor).unwrap();
+        self
     }
 
     /// The same with another program.
@@ -208,7 +218,7 @@ impl Setup {
         command
             .args(["--pdeathsig", "TERM"])
             .args(&self.launcher)
-            .arg(HEIRLOOM)
+            .arg(&self.supervisor)
             .arg("run");
         command.args([
             "--control",

@@ -31,3 +31,4 @@ mod programs;
 mod readiness;
 mod snapshots;
 mod state;
+mod upgrades;

@@ -26,6 +26,7 @@ use crate::core::transfer::{self, Action, Event, Outcome, Purpose, State};
 use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::memory::size;
 use crate::daemon::process::{Custody, Process, Untold};
+use crate::daemon::record;
 use crate::daemon::timer::Timer;
 
 /// What the pipe is enlarged to: the most an unprivileged process may ask for by default
@@ -107,6 +108,28 @@ impl Ends {
             old: [writing, old_lifeline, old_link],
             new: [reading, new_lifeline, new_link],
         })
+    }
+}
+
+impl Migration {
+    /// One that was under way when its supervisor died.
+    pub(super) fn restore(listed: &record::Migration) -> Self {
+        Self {
+            number: listed.number,
+            old: listed.old,
+            purpose: listed.purpose,
+            state: listed.state,
+            freeze: Duration::from_millis(listed.freeze_ms),
+            frozen: None,
+            verified: (0, 0),
+            committed_at_usec: None,
+            yielded: listed.yielded,
+            blame: None,
+            remark: None,
+            postponed: None,
+            allowed: 0,
+            deadline: None,
+        }
     }
 }
 

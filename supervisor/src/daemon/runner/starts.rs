@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -16,7 +17,7 @@ use crate::config::service::{Ready, Service};
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::{Event, Generation, PlanId, ProcessId};
-use crate::daemon::family::Family;
+use crate::daemon::family::{self, Bond, Family};
 use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::notify_socket::NotifySocket;
@@ -24,7 +25,9 @@ use crate::daemon::output;
 use crate::daemon::plan;
 use crate::daemon::process::{self, Deadlines, Ends, Native, Process};
 use crate::daemon::readiness::{self, Seen};
+use crate::daemon::record::Handle;
 use crate::daemon::timer::Timer;
+use crate::sys::pidfd;
 
 /// How long a program that somebody has open for writing is tried again, and how often.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
@@ -150,12 +153,14 @@ impl Runner {
             generation,
             instance,
         };
+        let rendezvous = self.context.rendezvous();
         let pid = process::start(
             &plan,
             number,
             &listeners,
             &self.store,
             Ends {
+                rendezvous: &rendezvous,
                 notify: &notify,
                 native: theirs,
                 standard,
@@ -168,6 +173,13 @@ impl Runner {
             service: name.clone(),
             generation,
             instance,
+            rendezvous,
+            // It is not reaped before the next turn of the loop, so the pid is its own.
+            start_time: family::stat_of(pid).map_or(0, |stat| stat.started),
+            pidfd: pidfd::open(pid)
+                .ok()
+                .map(|pidfd| (Handle::new(), Arc::new(pidfd))),
+            bond: Bond::Child,
         };
         if let Some(process) = self.processes.get_mut(&id) {
             process.since = SystemTime::now();

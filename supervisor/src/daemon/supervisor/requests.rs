@@ -1,6 +1,7 @@
 //! What clients and signals ask of the supervisor: which services are meant, by which configuration,
 //! and where the answer goes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -8,6 +9,7 @@ use tokio::sync::oneshot;
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
 use crate::control::protocol::{Fault, Refusal, Request};
+use crate::daemon::family::Family;
 use crate::daemon::input::{Asked, Awaited};
 use crate::daemon::inspect;
 use crate::daemon::runner::{Runner, Waiter, What};
@@ -23,8 +25,10 @@ impl Supervisor {
             Asked::Status(answer) => {
                 let unmeasured = self.status();
                 let mut status = unmeasured.clone();
+                let families = self.runners().flat_map(|runner| runner.families());
+                let families: BTreeMap<i32, Family> = families.collect();
                 let measuring = tokio::task::spawn_blocking(move || {
-                    inspect::measure(&mut status);
+                    inspect::measure(&mut status, &families);
                     status
                 });
                 drop(tokio::spawn(async move {
@@ -57,6 +61,9 @@ impl Supervisor {
                         let _gone = answer.send(Err(refusal));
                     }
                 }
+            }
+            Asked::Upgrade { timeout_ms, answer } => {
+                self.upgrade(timeout_ms.map(Duration::from_millis), Some(answer));
             }
             Asked::Stop { timeout_ms, answer } => {
                 self.stop_waiters.push(answer);
@@ -101,6 +108,7 @@ impl Supervisor {
             Request::Status
             | Request::Events { .. }
             | Request::Snapshot { .. }
+            | Request::Upgrade { .. }
             | Request::Stop { .. } => Err(state("this is not a handover".to_owned())),
         }
     }
