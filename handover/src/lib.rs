@@ -14,5 +14,6 @@ pub mod fds;
 pub mod lifeline;
 pub mod message;
 pub mod notify;
+pub mod rendezvous;
 pub mod source;
 pub mod target;

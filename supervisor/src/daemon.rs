@@ -12,6 +12,7 @@
 //! * The outside: [`server`] (control socket), [`signals`], [`systemd`], [`history`] (what happened),
 //!   [`inspect`] (what is measured for `status`).
 
+mod adoption;
 mod family;
 mod history;
 mod input;

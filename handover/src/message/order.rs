@@ -66,6 +66,8 @@ pub enum Order {
         /// The migration's number.
         migration: u64,
     },
+    /// To any generation, from a supervisor that has taken it over: say what you have to do with the state.
+    Who,
     /// To a serving generation: finish, write your state to the descriptor that comes along, end.
     Stop {
         /// The migration's number.
@@ -111,6 +113,7 @@ impl Order {
                 reason: message.reason(),
             },
             "RETIRE" => Self::Retire,
+            "WHO" => Self::Who,
             "SAVE" => Self::Save {
                 migration: migration()?,
             },
@@ -153,6 +156,7 @@ impl Order {
                 .line("MIGRATION", migration)
                 .reason(reason),
             Self::Retire => Text::new("RETIRE"),
+            Self::Who => Text::new("WHO"),
             Self::Save { migration } => Text::new("SAVE").line("MIGRATION", migration),
             Self::Stop { migration } => Text::new("STOP").line("MIGRATION", migration),
         };

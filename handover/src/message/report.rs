@@ -1,7 +1,7 @@
 //! What an app tells its supervisor, and its text.
 
 use super::lines::{Message, Text, cut, one_line};
-use super::{BadMessage, Counts, Reads};
+use super::{BadMessage, Counts, Reads, Standing};
 
 /// What an app tells its supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +118,13 @@ pub enum Report {
         /// How long the state stood still, in microseconds.
         pause_usec: u64,
     },
+    /// The answer to [`Order::Who`](super::Order::Who).
+    Phase {
+        /// The migration it has, or last had, a part in; 0 if none.
+        migration: u64,
+        /// What it has to do with the state.
+        phase: Standing,
+    },
 }
 
 impl Report {
@@ -189,6 +196,10 @@ impl Report {
                 bytes: message.number("BYTES")?,
                 rounds: message.number("ROUNDS")?,
                 pause_usec: message.number("PAUSE_USEC")?,
+            },
+            "PHASE" => Self::Phase {
+                migration: migration()?,
+                phase: Standing::parse(message.text("PHASE")?)?,
             },
             unknown => return Err(BadMessage::Unknown(unknown.to_owned())),
         })
@@ -282,6 +293,9 @@ impl Report {
                 .line("BYTES", bytes)
                 .line("ROUNDS", rounds)
                 .line("PAUSE_USEC", pause_usec),
+            Self::Phase { migration, phase } => Text::new("PHASE")
+                .line("MIGRATION", migration)
+                .line("PHASE", phase),
         };
         text.into_bytes()
     }

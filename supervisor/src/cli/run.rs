@@ -81,7 +81,7 @@ fn first(
     }
     file::check(&configuration).map_err(|reason| (exit::USAGE, reason))?;
     // Before the log's thread: taking the sockets changes the environment.
-    let inherited = Inherited::take().map_err(|error| {
+    let (inherited, from_store) = Inherited::take().map_err(|error| {
         let reason = format!("the sockets systemd passed cannot be used: {error}");
         (exit::FAILED, reason)
     })?;
@@ -91,6 +91,7 @@ fn first(
         file: config,
         control,
         inherited,
+        from_store,
     })))
 }
 

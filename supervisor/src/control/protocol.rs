@@ -156,6 +156,8 @@ pub(crate) enum EventKind {
     NotSaved,
     /// It has taken up a state that was saved.
     Restored,
+    /// It was taken over from a supervisor that is gone.
+    Adopted,
     /// It was told to finish and end.
     Draining,
     /// Connections have gone to the new generation.

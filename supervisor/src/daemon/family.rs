@@ -63,6 +63,12 @@ pub(super) struct Stat {
     pub(super) started: u64,
 }
 
+impl Stat {
+    pub(super) fn is_dead(self) -> bool {
+        self.dead
+    }
+}
+
 impl Family {
     /// Its processes that are alive, in no particular order.
     pub(crate) fn members(&self) -> Vec<Pid> {
@@ -214,14 +220,15 @@ fn named_by(pid: i32, wanted: &[(&str, &str)]) -> bool {
     })
 }
 
-/// Every living process whose rendezvous begins like this.
-pub(super) fn with_rendezvous(prefix: &str) -> Vec<Pid> {
-    let wanted = format!("{HEIRLOOM_RENDEZVOUS}={prefix}");
+/// Every living process whose rendezvous begins like this, and is none of those that are known.
+pub(super) fn with_rendezvous(prefix: &str, known: &BTreeSet<String>) -> Vec<Pid> {
+    let variable = format!("{HEIRLOOM_RENDEZVOUS}=");
     let named = |pid: i32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry.starts_with(wanted.as_bytes()))
+        let mut entries = environment.split(|byte| *byte == 0);
+        let value = entries.find_map(|entry| entry.strip_prefix(variable.as_bytes()));
+        let value = value.map(String::from_utf8_lossy);
+        value.is_some_and(|value| value.starts_with(prefix) && !known.contains(&*value))
     };
     processes()
         .iter()

@@ -88,6 +88,7 @@ fn log(event: &Event) {
         | EventKind::NotSaved
         | EventKind::BackingOff => tracing::warn!(service, generation, "{text}"),
         EventKind::Listener
+        | EventKind::Adopted
         | EventKind::Asked
         | EventKind::Begun
         | EventKind::Waiting

@@ -12,11 +12,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{self, Backlog};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::listen::{Address, ListenSpec, Options, UnixName, join};
 use crate::control::place::{bind_replacing, inode_of};
+use crate::daemon::adoption::{FromStore, HANDLE_PREFIX, RECORD_NAME};
 use crate::daemon::record::{self, Handle, Held, handles::Found};
 
 /// The mode of a unix socket that was given none: a service's clients are seldom of its own user.
@@ -83,16 +85,31 @@ impl Inherited {
     /// # Errors
     ///
     /// A descriptor that is not a socket, or not one that listens.
-    pub(crate) fn take() -> io::Result<Self> {
+    pub(crate) fn take() -> io::Result<(Self, FromStore)> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<&str> = names.split(':').filter(|name| !name.is_empty()).collect();
         // `from_env` also removes the variables; the process has one thread so far.
         let mut passed = listenfd::ListenFd::from_env();
         let mut sockets = BTreeMap::new();
+        let mut store = FromStore::default();
         for index in 0..passed.len() {
             let Some(raw) = passed.take_raw_fd(index)? else {
                 continue;
             };
+            let given = names.get(index).copied();
+            if let Some(kept) = given.and_then(|name| name.strip_prefix(HANDLE_PREFIX)) {
+                let fd = crate::sys::own(raw);
+                fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+                match kept.parse().map(Handle) {
+                    Ok(handle) => {
+                        store.handles.insert(handle);
+                        store.found.insert(handle, fd);
+                    }
+                    Err(_) if given == Some(RECORD_NAME) => store.record = Some(fd),
+                    Err(_) => drop(fd),
+                }
+                continue;
+            }
             // A number that means something else, or nothing, is not ours to close.
             let link = std::fs::read_link(format!("/proc/self/fd/{raw}")).unwrap_or_default();
             if !link.to_string_lossy().starts_with("socket:") {
@@ -101,7 +118,7 @@ impl Inherited {
             }
             let fd = crate::sys::own(raw);
             // systemd calls a socket without FileDescriptorName= after its unit, or `unknown`.
-            let given = names.get(index).copied().unwrap_or("unknown");
+            let given = given.unwrap_or("unknown");
             let mut name = given.to_owned();
             for number in 2.. {
                 if !sockets.contains_key(&name) {
@@ -112,7 +129,7 @@ impl Inherited {
             let listener = Listener::inherited(&name, fd)?;
             sockets.insert(name, Arc::new(listener));
         }
-        Ok(Self { sockets })
+        Ok((Self { sockets }, store))
     }
 
     /// What the record says of them.

@@ -44,13 +44,7 @@ impl NotifySocket {
         process: ProcessId,
         user: Option<u32>,
     ) -> io::Result<Self> {
-        let fd = socket(
-            AddressFamily::Unix,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )?;
-        setsockopt(&fd, PassCred, &true)?;
+        let fd = make()?;
         // The kernel chooses a free abstract name for an address without one (unix(7), autobind).
         bind(fd.as_fd().as_raw_fd(), &UnixAddr::new_unnamed())?;
         let bound: UnixAddr = getsockname(fd.as_fd().as_raw_fd())?;
@@ -93,6 +87,34 @@ impl NotifySocket {
         let handle = held.hold(self.handle, self.fd.get_ref().as_fd());
         (handle, self.address.clone())
     }
+}
+
+/// Binds the address of a socket that is gone: whoever was told to send there goes on doing so.
+///
+/// # Errors
+///
+/// Somebody else has it by now, or the system's error.
+pub(crate) fn bind_again(address: &str) -> io::Result<OwnedFd> {
+    let name = address
+        .strip_prefix('@')
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let fd = make()?;
+    bind(
+        fd.as_fd().as_raw_fd(),
+        &UnixAddr::new_abstract(name.as_bytes())?,
+    )?;
+    Ok(fd)
+}
+
+fn make() -> io::Result<OwnedFd> {
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    setsockopt(&fd, PassCred, &true)?;
+    Ok(fd)
 }
 
 struct Reader {

@@ -66,6 +66,8 @@ pub(crate) struct Supervisor {
     pub(crate) program: Option<PathBuf>,
     /// The configuration's file.
     pub(crate) file: Option<PathBuf>,
+    /// The last handle that was given.
+    pub(crate) last_handle: Handle,
     /// Whether it was told to end.
     pub(crate) stopping: bool,
     /// Why the last reload by a signal was refused.

@@ -63,8 +63,6 @@ pub(crate) struct Context {
     pub(crate) inherited: Rc<Inherited>,
     /// What marks the processes of this supervisor and of those it follows.
     pub(crate) lineage: Rc<str>,
-    /// Whether what is restored was left behind by a supervisor that died.
-    pub(crate) adopts: bool,
 }
 
 impl Context {

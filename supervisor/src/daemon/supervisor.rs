@@ -6,7 +6,7 @@
 mod requests;
 mod succession;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -19,6 +19,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
+use super::adoption::{self, FromStore};
+use super::family::Bond;
 use super::history::History;
 use super::input::{Input, Inputs, QUEUE, ServiceInput, Signal};
 use super::listeners::{Inherited, Returning};
@@ -65,6 +67,8 @@ pub(crate) struct First {
     pub(crate) control: PathBuf,
     /// What systemd passed, taken before there were threads.
     pub(crate) inherited: Inherited,
+    /// What systemd kept for one that is gone.
+    pub(crate) from_store: FromStore,
 }
 
 /// Runs a supervisor to its end.
@@ -120,9 +124,11 @@ async fn supervise(start: Start) -> ExitCode {
         start.signals,
         inputs.clone(),
     )));
+    // Whatever fails, why is written before this ends.
+    let log = Rc::new(start.log);
     let begun = match start.origin {
-        Origin::First(first) => begin(*first, start.log, inputs),
-        Origin::Successor(passed) => succeed(*passed, start.log, inputs),
+        Origin::First(first) => begin(*first, Rc::clone(&log), inputs),
+        Origin::Successor(passed) => succeed(*passed, Rc::clone(&log), inputs),
     };
     let Begun {
         mut supervisor,
@@ -152,25 +158,47 @@ async fn supervise(start: Start) -> ExitCode {
 }
 
 /// Begins with what somebody has asked for.
-fn begin(first: First, log: Log, inputs: Inputs) -> Result<Begun, String> {
+fn begin(first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
     // Orphans of a generation become ours, so that none outlives it unseen.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
     let control = bind_control(&first)?;
+    let record_path = record_path(&first.control);
+    let left = adoption::left_behind(
+        &record_path,
+        &first.configuration.name,
+        &succession::boot(),
+        first.from_store,
+    )?;
+    let (record, slots, mut found, by_systemd) = match left {
+        Some(left) => {
+            let slots = Slots::with(left.file, &record_path);
+            (Some(left.record), Ok(slots), left.found, left.handles)
+        }
+        None => (
+            None,
+            Slots::create(&record_path),
+            Found::default(),
+            BTreeSet::new(),
+        ),
+    };
+    let generation = record.as_ref().map_or(1, |record| record.generation + 1);
+    let lineage = record
+        .as_ref()
+        .map_or_else(succession::new_lineage, |record| record.lineage.clone());
     let history = History::new();
     let desk = Desk::new();
-    let mut found = Found::default();
     let name = first.configuration.name.clone();
     let before = Before {
         clients: Vec::new(),
         found: &mut found,
-        upgraded: upgraded(&name, 1),
+        upgraded: upgraded(&name, generation),
     };
     let listener = control.listener.try_clone();
     let server = listener
         .and_then(|one| Server::start(one, &inputs, &history, &desk, before))
         .map_err(|error| format!("the control socket cannot be used: {error}"))?;
-    let keeping = Keeping::new(Slots::create(&record_path(&first.control)));
+    let keeping = Keeping::new(slots, by_systemd);
     let mut supervisor = Supervisor {
         systemd: Systemd::new(&inputs),
         context: Context {
@@ -178,11 +206,10 @@ fn begin(first: First, log: Log, inputs: Inputs) -> Result<Begun, String> {
             history,
             open_files: raise_open_files(),
             inherited: Rc::new(first.inherited),
-            lineage: succession::new_lineage().into(),
-            adopts: false,
+            lineage: lineage.into(),
         },
         name,
-        generation: 1,
+        generation,
         program: upgrade::own_program(),
         control: (Handle::new(), control),
         desk,
@@ -200,7 +227,12 @@ fn begin(first: First, log: Log, inputs: Inputs) -> Result<Begun, String> {
         unsaved: Vec::new(),
         stop_limit: None,
     };
-    supervisor.start(first.configuration)?;
+    match record {
+        Some(record) => {
+            supervisor.adopt(record, first.configuration, &mut found)?;
+        }
+        None => supervisor.start(first.configuration)?,
+    }
     Ok(Begun { supervisor, server })
 }
 
@@ -219,7 +251,7 @@ fn upgraded(name: &str, generation: u64) -> Upgraded {
 }
 
 /// Goes on from where a predecessor in place has left off.
-fn succeed(passed: Passed, log: Log, inputs: Inputs) -> Result<Begun, String> {
+fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
     let Passed { passage, mut found } = passed;
     // The kernel names a process that was executed by descriptor after the descriptor.
     let _unnamed = nix::sys::prctl::set_name(c"heirloom");
@@ -259,7 +291,6 @@ fn succeed(passed: Passed, log: Log, inputs: Inputs) -> Result<Begun, String> {
             open_files: passage.open_files,
             inherited: Rc::new(inherited),
             lineage: record.lineage.as_str().into(),
-            adopts: false,
         },
         name: record.name.clone(),
         generation,
@@ -280,7 +311,7 @@ fn succeed(passed: Passed, log: Log, inputs: Inputs) -> Result<Begun, String> {
         unsaved: record.unsaved.clone(),
         stop_limit: None,
     };
-    supervisor.restore(record, &mut found, &mut sockets)?;
+    supervisor.restore(record, Bond::Child, &mut found, &mut sockets)?;
     tracing::info!(
         "this is version {} now, generation {generation} of the supervisor; nothing was interrupted",
         env!("CARGO_PKG_VERSION")
@@ -321,7 +352,7 @@ struct Supervisor {
     upgrade: Option<Upgrade>,
     strays: Strays,
     file: Option<PathBuf>,
-    log: Log,
+    log: Rc<Log>,
     services: BTreeMap<String, Runner>,
     /// Services the configuration no longer has, on their way out.
     removed: Vec<Runner>,

@@ -289,8 +289,8 @@ impl Passed {
             fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
                 .map_err(|errno| wrong(&format!("names descriptor {raw}: {errno}")))?;
             found.insert(*handle, fd);
-            Handle::begin_after(*handle);
         }
+        Handle::begin_after(passage.record.last_handle);
         Ok(Some(Self { passage, found }))
     }
 }

@@ -11,6 +11,7 @@ mod cold_restart;
 mod commands;
 mod connections;
 mod counted;
+mod deaths;
 mod deploy_recipe;
 mod deploys;
 mod failing_programs;

@@ -16,6 +16,7 @@ use std::{
 use heirloom_handover::{
     lifeline::{Lifeline, Said},
     message::{Purpose, Reads, Report},
+    rendezvous::Rendezvous,
     source::{self, Action, Event, State},
 };
 use nix::poll::{PollFd, PollFlags};
@@ -34,10 +35,11 @@ use crate::{
     },
 };
 
-/// Serves until the supervisor is gone, or as long as the process lives.
+/// Serves as long as the process lives, or until no supervisor can be spoken to any more.
 pub(super) fn serve(keeper: Keeper) {
     Giver {
         keeper,
+        supervision: Supervision::On,
         state: State::Serving,
         migration: 0,
         giving: None,
@@ -53,8 +55,18 @@ pub(super) fn serve(keeper: Keeper) {
     .serve();
 }
 
+/// Whether there is a supervisor.
+enum Supervision {
+    On,
+    /// It is gone; the next one is met there.
+    Awaited(Rendezvous),
+    /// It is gone, and no other can come.
+    Over,
+}
+
 struct Giver {
     keeper: Keeper,
+    supervision: Supervision,
     state: State,
     /// The migration that is, or was last, under way.
     migration: u64,
@@ -77,24 +89,24 @@ struct Giver {
 
 impl Giver {
     fn serve(mut self) {
-        let mut supervised = true;
         loop {
-            let event = match self.next(supervised) {
+            let event = match self.next() {
                 Ok(event) => event,
                 Err(error) => {
                     tracing::error!(%error, "the handover protocol ends here; the app serves on");
-                    supervised = false;
+                    self.supervision = Supervision::Over;
                     Some(Event::SupervisorGone)
                 }
             };
-            if event == Some(Event::SupervisorGone) {
-                supervised = false;
+            if event == Some(Event::SupervisorGone) && matches!(self.supervision, Supervision::On) {
+                let next = self.keeper.await_next_supervisor();
+                self.supervision = next.map_or(Supervision::Over, Supervision::Awaited);
             }
             if let Some(event) = event {
                 self.feed(event);
             }
             let busy = self.giving.is_some() || self.state == State::Resolving;
-            if !supervised && !busy {
+            if matches!(self.supervision, Supervision::Over) && !busy {
                 return;
             }
         }
@@ -124,7 +136,7 @@ impl Giver {
     }
 
     /// Goes on with the copy as far as nobody has to be waited for, else waits.
-    fn next(&mut self, supervised: bool) -> io::Result<Option<Event>> {
+    fn next(&mut self) -> io::Result<Option<Event>> {
         let mut went = Went::Waiting;
         if let Some(giving) = &mut self.giving {
             match giving.go_on() {
@@ -149,11 +161,22 @@ impl Giver {
                 others.push(PollFd::new(stream.as_fd(), PollFlags::POLLOUT));
             }
         }
-        let heard = if supervised {
-            self.keeper.wait(&others, end)?
-        } else {
-            wait_for(&mut others, end)?;
-            Heard::Other
+        let heard = match &self.supervision {
+            Supervision::On => self.keeper.wait(&others, end)?,
+            Supervision::Awaited(rendezvous) => {
+                others.push(PollFd::new(rendezvous.as_fd(), PollFlags::POLLIN));
+                wait_for(&mut others, end)?;
+                if let Some(socket) = rendezvous.accept()? {
+                    tracing::info!("another supervisor has come");
+                    self.keeper.socket = socket;
+                    self.supervision = Supervision::On;
+                }
+                Heard::Other
+            }
+            Supervision::Over => {
+                wait_for(&mut others, end)?;
+                Heard::Other
+            }
         };
         match heard {
             Heard::Order(order, descriptors) => return Ok(self.ordered(order, descriptors)),

@@ -22,6 +22,11 @@ impl Handle {
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// The last name that was given.
+    pub(crate) fn last() -> Self {
+        Self(LAST.load(Ordering::Relaxed))
+    }
+
     /// Leaves out the names that a record has given.
     pub(crate) fn begin_after(last: Self) {
         LAST.fetch_max(last.0, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
 
 use heirloom_handover::lifeline::Lifeline;
-use heirloom_handover::message::{self, Order, Report};
+use heirloom_handover::message::{self, Order, Report, Standing};
 
 use super::Runner;
 use super::outcomes::in_rounds;
@@ -55,6 +55,10 @@ pub(crate) struct Migration {
     pub(super) committed_at_usec: Option<u64>,
     /// Whether the old one has said that it knows.
     pub(super) yielded: bool,
+    /// Whether it was begun by a supervisor that is gone.
+    pub(super) inherited: bool,
+    /// What the old one has said to have to do with the state, when it was asked.
+    pub(super) old_stands: Option<Standing>,
     /// Why it failed.
     pub(super) blame: Option<String>,
     /// What the old one said of its end.
@@ -124,6 +128,8 @@ impl Migration {
             verified: (0, 0),
             committed_at_usec: None,
             yielded: listed.yielded,
+            inherited: true,
+            old_stands: None,
             blame: None,
             remark: None,
             postponed: None,
@@ -201,6 +207,8 @@ impl Runner {
             verified: (0, 0),
             committed_at_usec: None,
             yielded: false,
+            inherited: false,
+            old_stands: None,
             postponed: None,
             blame: None,
             remark: None,

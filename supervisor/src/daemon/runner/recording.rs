@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::handovers::{Active, Job};
 use super::migrations::{Migration, Moved};
 use super::{Context, Runner};
+use crate::config::service::Service;
 use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::ProcessId;
 use crate::daemon::family::{Bond, Family};
@@ -108,6 +109,7 @@ impl Runner {
     pub(crate) fn take_over(
         context: Context,
         listed: record::Runner,
+        bond: Bond,
         found: &mut Found,
         sockets: &mut Returning,
     ) -> Result<Self, Lost> {
@@ -180,7 +182,7 @@ impl Runner {
             });
         }
         for process in listed.processes {
-            runner.restore_process(process, found);
+            runner.restore_process(process, bond, found);
         }
         for migration in listed.migrations {
             let new = migration.new;
@@ -197,7 +199,7 @@ impl Runner {
         Ok(runner)
     }
 
-    fn restore_process(&mut self, listed: record::Process, found: &mut Found) {
+    fn restore_process(&mut self, listed: record::Process, bond: Bond, found: &mut Found) {
         let id = listed.id;
         let Some(plan) = self.plans.get(&listed.plan).map(Rc::clone) else {
             let (service, generation) = (&self.service.name, listed.generation);
@@ -238,7 +240,7 @@ impl Runner {
             plan,
         };
         if let Some(running) = listed.running {
-            self.restore_running(&mut process, running, found);
+            self.restore_running(&mut process, running, bond, found);
         }
         let timer = |point_ms: Option<u64>, input: ProcessInput| {
             let point_ms = point_ms?;
@@ -261,7 +263,13 @@ impl Runner {
         self.feed_watchdog(id);
     }
 
-    fn restore_running(&self, process: &mut Process, running: record::Running, found: &mut Found) {
+    fn restore_running(
+        &self,
+        process: &mut Process,
+        running: record::Running,
+        bond: Bond,
+        found: &mut Found,
+    ) {
         let (inputs, name, id) = (&self.context.inputs, &self.service.name, process.id);
         let failed = |what: &str, error: std::io::Error| {
             let generation = process.generation;
@@ -290,7 +298,7 @@ impl Runner {
                 .map_err(|error| failed("output", error))
                 .ok()
         });
-        let ours = running.child && !self.context.adopts;
+        let bond = if running.child { bond } else { Bond::Adopted };
         process.family = Some(Family {
             main: Pid::from_raw(running.pid),
             main_is_reaped: running.reaped,
@@ -302,7 +310,7 @@ impl Runner {
             pidfd: running
                 .pidfd
                 .and_then(|handle| Some((handle, Arc::new(found.take(handle)?)))),
-            bond: if ours { Bond::Child } else { Bond::Adopted },
+            bond,
         });
         process.notify = notify;
         process.native.socket = native;
@@ -340,7 +348,14 @@ impl Runner {
                 .family
                 .as_ref()
                 .is_some_and(|family| family.main_is_reaped);
-            if process.phase == Phase::Starting && self.migration_of_new(id).is_none() {
+            let starting = process.phase == Phase::Starting;
+            if starting && process.family.is_none() {
+                let input = ServiceInput::Process(id, ProcessInput::TryAgain);
+                let timer = self.timer(Duration::ZERO, input);
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.deadlines.again = Some(timer);
+                }
+            } else if starting && !self.migrations.contains_key(&id) {
                 self.look_for_readiness(id);
             } else if reaped && !process.output_over {
                 // Whoever waited for the end of its output is gone.
@@ -354,8 +369,20 @@ impl Runner {
         self.begin_next();
     }
 
-    fn migration_of_new(&self, id: ProcessId) -> Option<&Migration> {
-        self.migrations.get(&id)
+    /// Asks the processes that were taken over from a supervisor that is gone.
+    pub(crate) fn inquire_all(&mut self) {
+        for id in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.inquire(id);
+        }
+    }
+
+    /// Whether what it runs differs from this, which a configuration has now.
+    pub(crate) fn differs_from(&self, service: &Service) -> bool {
+        let mut wanted = service.clone();
+        if let Some(command) = &self.command {
+            wanted.command.clone_from(command);
+        }
+        wanted != self.service
     }
 }
 

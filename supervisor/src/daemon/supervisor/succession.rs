@@ -12,13 +12,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Stage, Supervisor};
+use crate::config::file::Configuration;
 use crate::control::protocol::{Fault, Refusal};
+use crate::daemon::adoption;
+use crate::daemon::family::Bond;
 use crate::daemon::input::Input;
 use crate::daemon::listeners::Returning;
 use crate::daemon::record::handles::{Found, Purpose};
 use crate::daemon::record::slots::Slots;
 use crate::daemon::record::{self, Handle, Held, Passage};
-use crate::daemon::runner::Runner;
+use crate::daemon::runner::{Runner, What};
 use crate::daemon::server::{Conversations, OnHold};
 use crate::daemon::timer::Timer;
 use crate::daemon::upgrade::Successor;
@@ -61,13 +64,13 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    pub(super) fn new(slots: io::Result<Slots>) -> Self {
+    pub(super) fn new(slots: io::Result<Slots>, by_systemd: BTreeSet<Handle>) -> Self {
         let slots = slots.inspect_err(|error| {
             tracing::warn!(
                 "no record can be kept ({error}): should the supervisor die, no other can take its programs over"
             );
         });
-        Self::resume(slots.ok(), None, BTreeSet::new())
+        Self::resume(slots.ok(), None, by_systemd)
     }
 
     pub(super) fn resume(
@@ -122,6 +125,7 @@ impl Supervisor {
             boot: boot(),
             program: self.program.clone(),
             file: self.file.clone(),
+            last_handle: Handle::last(),
             stopping,
             refused: self.refused.clone(),
             unsaved: self.unsaved.clone(),
@@ -134,12 +138,13 @@ impl Supervisor {
     pub(super) fn restore(
         &mut self,
         record: record::Supervisor,
+        bond: Bond,
         found: &mut Found,
         sockets: &mut Returning,
     ) -> Result<(), String> {
         let mut restore = |listed: record::Runner| {
             let name = listed.settings.name().to_owned();
-            Runner::take_over(self.context.clone(), listed, found, sockets)
+            Runner::take_over(self.context.clone(), listed, bond, found, sockets)
                 .map_err(|error| format!("service {name} cannot be taken over: {error}"))
         };
         let mut services = Vec::new();
@@ -153,6 +158,44 @@ impl Supervisor {
             .into_iter()
             .map(|runner| (runner.name().to_owned(), runner));
         self.services = named.collect();
+        Ok(())
+    }
+
+    /// Takes over what a supervisor that is gone has left. What is wanted now and was not then follows as a
+    /// handover.
+    pub(super) fn adopt(
+        &mut self,
+        record: record::Supervisor,
+        mut wanted: Configuration,
+        found: &mut Found,
+    ) -> Result<(), String> {
+        let known = adoption::processes(&record).map(|running| running.rendezvous.clone());
+        let known: BTreeSet<String> = known.collect();
+        self.systemd.set_busy(true);
+        self.restore(record, Bond::Adopted, found, &mut Returning::default())?;
+        adoption::end_strays(&self.context.lineage, &known);
+        for runner in self.runners() {
+            runner.inquire_all();
+            runner.resume();
+        }
+        tracing::info!(
+            "the programs of a supervisor that is gone were taken over; this is generation {} of the supervisor",
+            self.generation
+        );
+        self.give_unclaimed(&mut wanted);
+        let same = self.services.len() == wanted.services.len()
+            && wanted.services.iter().all(|(name, service)| {
+                let runner = self.services.get(name);
+                runner.is_some_and(|runner| !runner.differs_from(service))
+            });
+        if !same {
+            tracing::info!("the configuration has changed since; a handover follows");
+            let spread = self.spread(What::Reload, Some(wanted), None, None, false);
+            if let Err(reason) = spread {
+                tracing::error!("what was taken over goes on as it is: {reason}");
+                self.refused = Some(reason);
+            }
+        }
         Ok(())
     }
 
