@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -276,8 +277,9 @@ impl Supervisor {
     /// Kills it, and nothing else.
     pub(crate) fn kill(&self) {
         self.signal(Signal::SIGKILL);
-        let pid = self.pid().as_raw();
-        eventually("the supervisor is gone", || !is_alive(pid));
+        // With all its threads: only then are its sockets closed.
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(self.pid()), ended).unwrap();
     }
 
     /// Starts another with the same command line, after this one has been killed, and waits until it

@@ -4,6 +4,7 @@
 //! [`client`] asks and never retries, [`writers`] are many at once and know what must be there afterwards.
 
 mod client;
+mod deaths;
 mod failures;
 mod moves;
 mod restarts;
