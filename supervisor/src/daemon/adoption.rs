@@ -51,7 +51,6 @@ pub(crate) struct Left {
     pub(crate) record: record::Supervisor,
     pub(crate) file: File,
     pub(crate) found: Found,
-    pub(crate) handles: BTreeSet<Handle>,
 }
 
 /// Looks for what a supervisor of this name has left; what nobody can take over is ended. None if there is
@@ -115,7 +114,6 @@ pub(crate) fn left_behind(
         record,
         file,
         found,
-        handles: from_store.handles,
     }))
 }
 

@@ -158,30 +158,34 @@ async fn supervise(start: Start) -> ExitCode {
 }
 
 /// Begins with what somebody has asked for.
-fn begin(first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
+fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
     // Orphans of a generation become ours, so that none outlives it unseen.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
     let control = bind_control(&first)?;
     let record_path = record_path(&first.control);
+    let mut by_systemd = std::mem::take(&mut first.from_store.handles);
+    let kept_file = first.from_store.record.is_some();
     let left = adoption::left_behind(
         &record_path,
         &first.configuration.name,
         &succession::boot(),
         first.from_store,
     )?;
-    let (record, slots, mut found, by_systemd) = match left {
+    let (record, slots, mut found) = match left {
         Some(left) => {
             let slots = Slots::with(left.file, &record_path);
-            (Some(left.record), Ok(slots), left.found, left.handles)
+            (Some(left.record), Ok(slots), left.found)
         }
-        None => (
-            None,
-            Slots::create(&record_path),
-            Found::default(),
-            BTreeSet::new(),
-        ),
+        None => (None, Slots::create(&record_path), Found::default()),
     };
+    for handle in &by_systemd {
+        Handle::begin_after(*handle);
+    }
+    let file = Handle::new();
+    if kept_file && record.is_some() {
+        by_systemd.insert(file);
+    }
     let generation = record.as_ref().map_or(1, |record| record.generation + 1);
     let lineage = record
         .as_ref()
@@ -198,7 +202,7 @@ fn begin(first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
     let server = listener
         .and_then(|one| Server::start(one, &inputs, &history, &desk, before))
         .map_err(|error| format!("the control socket cannot be used: {error}"))?;
-    let keeping = Keeping::new(slots, by_systemd);
+    let keeping = Keeping::new(slots, Some(file), by_systemd);
     let mut supervisor = Supervisor {
         systemd: Systemd::new(&inputs),
         context: Context {
@@ -227,6 +231,9 @@ fn begin(first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
         unsaved: Vec::new(),
         stop_limit: None,
     };
+    if kept_file && record.is_none() {
+        supervisor.systemd.forget(adoption::RECORD_NAME);
+    }
     match record {
         Some(record) => {
             supervisor.adopt(record, first.configuration, &mut found)?;
@@ -568,7 +575,9 @@ impl Supervisor {
 
     /// Tells those who wait for the end that it has come; the exit status.
     fn end(&mut self) -> ExitCode {
-        self.keeping.end();
+        // What a program of a supervisor that is gone has left behind descends from nobody here.
+        adoption::end_strays(&self.context.lineage, &BTreeSet::new());
+        self.forget_record();
         for waiter in self.stop_waiters.drain(..) {
             // The client may have gone.
             let _gone = waiter.send(self.unsaved.clone());

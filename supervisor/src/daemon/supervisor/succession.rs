@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -64,13 +64,17 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    pub(super) fn new(slots: io::Result<Slots>, by_systemd: BTreeSet<Handle>) -> Self {
+    pub(super) fn new(
+        slots: io::Result<Slots>,
+        file: Option<Handle>,
+        by_systemd: BTreeSet<Handle>,
+    ) -> Self {
         let slots = slots.inspect_err(|error| {
             tracing::warn!(
                 "no record can be kept ({error}): should the supervisor die, no other can take its programs over"
             );
         });
-        Self::resume(slots.ok(), None, by_systemd)
+        Self::resume(slots.ok(), file, by_systemd)
     }
 
     pub(super) fn resume(
@@ -86,10 +90,12 @@ impl Keeping {
         }
     }
 
-    /// Nothing is left to be taken over.
-    pub(super) fn end(&self) {
-        if let Some(slots) = &self.slots {
-            slots.remove();
+    /// Under which name systemd keeps a descriptor.
+    fn name_of(&self, handle: Handle) -> String {
+        if handle == self.handle {
+            adoption::RECORD_NAME.to_owned()
+        } else {
+            format!("{}{}", adoption::HANDLE_PREFIX, handle.0)
         }
     }
 }
@@ -206,14 +212,29 @@ impl Supervisor {
         }
     }
 
-    /// Brings the record up to date.
+    /// Brings the record up to date, and with it what systemd keeps.
     pub(super) fn keep_record(&mut self) {
         if self.keeping.slots.is_none() {
             return;
         }
         let mut held = Held::for_(Purpose::Keep);
         let record = serde_json::to_vec(&self.record(&mut held)).map_err(io::Error::from);
+        let news = self.news_for_systemd(&held);
         drop(held);
+        // First what the record speaks of.
+        for (handle, fd) in news {
+            let name = self.keeping.name_of(handle);
+            match fd {
+                Some(fd) => {
+                    self.systemd.keep(&name, fd);
+                    self.keeping.by_systemd.insert(handle);
+                }
+                None => {
+                    self.systemd.forget(&name);
+                    self.keeping.by_systemd.remove(&handle);
+                }
+            }
+        }
         let Some(slots) = &mut self.keeping.slots else {
             return;
         };
@@ -224,6 +245,42 @@ impl Supervisor {
                 tracing::warn!("the record cannot be brought up to date: {error}");
             }
             Err(_) => {}
+        }
+    }
+
+    /// The descriptors that systemd does not keep yet, and the names of those it need not keep any more.
+    fn news_for_systemd(&self, held: &Held<'_>) -> Vec<(Handle, Option<OwnedFd>)> {
+        if !self.systemd.is_there() {
+            return Vec::new();
+        }
+        let keeping = &self.keeping;
+        let file = keeping.slots.iter();
+        let file = file.map(|slots| (keeping.handle, slots.as_fd()));
+        let others = held.descriptors().iter();
+        let wanted: BTreeMap<Handle, BorrowedFd<'_>> = others
+            .map(|(handle, fd)| (*handle, *fd))
+            .chain(file)
+            .collect();
+        let unknown = wanted
+            .iter()
+            .filter(|(handle, _)| !keeping.by_systemd.contains(handle));
+        // One that cannot be duplicated now is tried again with the next record.
+        let new = unknown.filter_map(|(handle, fd)| {
+            let duplicate = fd.try_clone_to_owned().ok()?;
+            Some((*handle, Some(duplicate)))
+        });
+        let gone = keeping.by_systemd.iter();
+        let gone = gone.filter(|handle| !wanted.contains_key(handle));
+        gone.map(|handle| (*handle, None)).chain(new).collect()
+    }
+
+    /// Nothing is left to be taken over.
+    pub(super) fn forget_record(&mut self) {
+        if let Some(slots) = &self.keeping.slots {
+            slots.remove();
+        }
+        for handle in std::mem::take(&mut self.keeping.by_systemd) {
+            self.systemd.forget(&self.keeping.name_of(handle));
         }
     }
 
