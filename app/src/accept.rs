@@ -11,7 +11,13 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{Drain, Listener, inherit::Socket, moving::Phase, stream::Stream};
+use crate::{
+    Drain, Listener,
+    drain::Begun,
+    inherit::Socket,
+    moving::{Phase, PhaseWatch},
+    stream::Stream,
+};
 
 /// The first and the longest wait when accepting fails for lack of something.
 const WAIT_MIN: Duration = Duration::from_millis(10);
@@ -36,6 +42,27 @@ impl Acceptor {
                 Ok(Self::Unix(UnixListener::from_std(socket)?))
             }
         }
+    }
+
+    /// Takes the listener off the runtime until this generation serves again; none if the drain begins instead,
+    /// or the listener cannot be watched any more.
+    async fn rest(self, phases: &mut PhaseWatch, begun: &mut Begun) -> Option<Self> {
+        let listener = match self {
+            Self::Tcp(listener) => Socket::Tcp(listener.into_std().ok()?),
+            Self::Unix(listener) => Socket::Unix(listener.into_std().ok()?),
+        };
+        tokio::select! {
+            biased;
+            () = begun => return None,
+            () = phases.serves() => {}
+        }
+        let watched = match listener {
+            Socket::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
+            Socket::Unix(listener) => UnixListener::from_std(listener).map(Self::Unix),
+        };
+        watched
+            .inspect_err(|error| tracing::error!(%error, "a listener cannot be watched any more"))
+            .ok()
     }
 
     async fn accept(&self) -> io::Result<Stream> {
@@ -94,7 +121,7 @@ impl Drop for Seat {
 /// Accepts until the drain begins, as long as less than `connections_max` are served; `handle` gets
 /// each connection with its seat, to be dropped when the connection has ended.
 pub(crate) async fn run(
-    acceptor: Acceptor,
+    mut acceptor: Acceptor,
     name: &str,
     room: &Room,
     connections_max: usize,
@@ -112,7 +139,16 @@ pub(crate) async fn run(
             phase = phases.settled() => phase,
         };
         if let Phase::Moving(_) = phase {
-            break;
+            // What comes now is the next generation's. The state may yet come back, so the listener is kept,
+            // and not watched.
+            match acceptor.rest(&mut phases, &mut begun).await {
+                Some(kept) => acceptor = kept,
+                None => {
+                    tracing::debug!(listener = name, "no longer accepting");
+                    return;
+                }
+            }
+            continue;
         }
         // Room comes first: a connection that cannot be served must stay in the queue, where
         // another generation can take it.

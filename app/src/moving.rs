@@ -144,6 +144,15 @@ impl PhaseWatch {
         .await;
     }
 
+    /// Waits for serving as usual.
+    pub(crate) async fn serves(&mut self) {
+        std::future::poll_fn(|context| match self.poll(context) {
+            Phase::Serving => Poll::Ready(()),
+            Phase::Paused | Phase::Moving(_) => Poll::Pending,
+        })
+        .await;
+    }
+
     /// Waits for a phase in which something is to be done: to go on serving, or to move.
     pub(crate) async fn settled(&mut self) -> Phase {
         std::future::poll_fn(|context| match self.poll(context) {

@@ -35,7 +35,8 @@ const SEND_RETRY: Duration = Duration::from_millis(10);
 const STORED_NAME_BYTES_MAX: usize = 255;
 
 /// The way to the supervisor, or to nobody: without NOTIFY_SOCKET every report succeeds and does
-/// nothing.
+/// nothing. One whose supervisor has died is such a one, too: that nobody listens any more is no reason to
+/// stop serving.
 #[derive(Debug, Clone)]
 pub struct Notifier {
     socket: Option<OsString>,
@@ -61,7 +62,7 @@ impl Notifier {
     /// The system's, or [`io::ErrorKind::TimedOut`] after a second without room in the queue.
     pub async fn ready(&self, status: &str) -> io::Result<()> {
         let status = one_line(status);
-        self.send(&[NotifyState::Ready, NotifyState::Status(&status)], &[])
+        self.say(&[NotifyState::Ready, NotifyState::Status(&status)])
             .await
     }
 
@@ -72,7 +73,7 @@ impl Notifier {
     /// As [`Self::ready`].
     pub async fn status(&self, status: &str) -> io::Result<()> {
         let status = one_line(status);
-        self.send(&[NotifyState::Status(&status)], &[]).await
+        self.say(&[NotifyState::Status(&status)]).await
     }
 
     /// Says that this generation has begun to end.
@@ -82,7 +83,7 @@ impl Notifier {
     /// As [`Self::ready`].
     pub async fn stopping(&self, status: &str) -> io::Result<()> {
         let status = one_line(status);
-        self.send(&[NotifyState::Stopping, NotifyState::Status(&status)], &[])
+        self.say(&[NotifyState::Stopping, NotifyState::Status(&status)])
             .await
     }
 
@@ -91,7 +92,8 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// As [`Self::ready`], and [`io::ErrorKind::InvalidInput`] for a name that is empty, longer
+    /// As [`Self::ready`], the system's also if the supervisor is gone, and
+    /// [`io::ErrorKind::InvalidInput`] for a name that is empty, longer
     /// than 255 bytes, or has a colon or a control character in it.
     pub async fn store(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let fits = !name.is_empty()
@@ -133,6 +135,17 @@ impl Notifier {
         }))
     }
 
+    /// Reports to whoever is there.
+    async fn say(&self, states: &[NotifyState<'_>]) -> io::Result<()> {
+        match self.send(states, &[]).await {
+            Err(error) if is_gone(&error) => {
+                tracing::warn!(%error, "the supervisor is gone; a report reached nobody");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     /// Sends one datagram, waiting for room if need be.
     async fn send(
         &self,
@@ -165,6 +178,14 @@ impl Notifier {
             }
         }
     }
+}
+
+/// Whether nobody has the socket any more: its path is gone, or what it leads to is closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Connects and sends one datagram, without waiting.
@@ -265,6 +286,19 @@ mod tests {
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(started.elapsed() <= SEND_LIMIT + SEND_RETRY);
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_is_gone_does_not_stop_a_program() {
+        let (socket, notifier) = supervisor("gone");
+        drop(socket);
+        notifier.ready("serving").await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let notifier = Notifier::to(Some(directory.path().join("notify").into()));
+        notifier.stopping("draining").await.unwrap();
+        // What was to be kept is not.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        notifier.store("kept", file.as_fd()).await.unwrap_err();
     }
 
     #[tokio::test]

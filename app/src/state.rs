@@ -12,7 +12,8 @@
 //! Which file does what: `gate` says where an operation is to be carried out, and `turn` waits for it;
 //! `keyed` is what maps, sets and cells are made of; `keeper` speaks the protocol, `copy` is what a copy
 //! consists of, `giving` and `saving` write one, `taking` reads one, `convergence` judges when to freeze,
-//! `link` carries late operations over and `remote` is how a store uses it; `declared`, `incoming` and
+//! `link` carries late operations over and `remote` is how a store uses it; `way_back` keeps the generation
+//! before able to take the state back; `declared`, `incoming` and
 //! `outgoing` are what the stores' parts of a stream have in common.
 
 mod arena;
@@ -43,6 +44,7 @@ mod testing;
 mod tests;
 mod transaction;
 mod turn;
+mod way_back;
 
 use std::{
     io,
@@ -220,10 +222,11 @@ impl State {
             protocol: message::PROTOCOL,
             version: tenure.version.clone(),
             reads: self.core.reads(),
+            way_back: true,
         };
         let bytes = hello.to_bytes().len();
         let most = message::LARGEST_BYTES;
-        if bytes > most || self.core.reads().len() + 3 > message::MOST_LINES {
+        if bytes > most || self.core.reads().len() + 4 > message::MOST_LINES {
             return Err(TakeOverError::TooManyVersions { bytes, most });
         }
         // A supervisor that takes nothing must not hold the keeper up for ever.
@@ -244,6 +247,7 @@ impl State {
             drain: drain.clone(),
             runtime: Handle::current(),
             owned: Some(owned),
+            way_back: None,
         };
         std::thread::Builder::new()
             .name("heirloom-keeper".to_owned())

@@ -240,6 +240,66 @@ mod tests {
         assert_eq!(sender.uid, nix::unistd::getuid().as_raw());
     }
 
+    /// Control data as the kernel writes it.
+    fn control(parts: &[(libc::c_int, &[u8])]) -> Vec<u64> {
+        let mut bytes = Vec::new();
+        for (kind, payload) in parts {
+            let header = size_of::<libc::cmsghdr>();
+            bytes.extend((header + payload.len()).to_ne_bytes());
+            bytes.extend(libc::SOL_SOCKET.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend_from_slice(payload);
+            bytes.resize(bytes.len().next_multiple_of(8), 0xff);
+        }
+        let words = bytes.chunks_exact(8);
+        words
+            .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
+            .collect()
+    }
+
+    fn taken(space: &mut [u64], length: usize) -> (Vec<OwnedFd>, Option<Sender>) {
+        // SAFETY: a msghdr is numbers and pointers, for which zero is a valid value.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_control = space.as_mut_ptr().cast();
+        header.msg_controllen = length;
+        // SAFETY: it describes `space`, which was written as the kernel does, and whoever calls this
+        // gives the descriptors in it away.
+        unsafe { take_control(&header) }
+    }
+
+    /// The walk over what the kernel wrote, without a kernel, so that it runs under Miri.
+    #[test]
+    fn all_that_came_along_is_taken_and_nothing_beyond_it_is_read() {
+        let pipe = || nix::unistd::pipe().unwrap();
+        let raw = |fd: OwnedFd| std::os::fd::IntoRawFd::into_raw_fd(fd).to_ne_bytes();
+        let ((one, two), (three, kept)) = (pipe(), pipe());
+        let fds = [raw(one), raw(two), raw(three)].concat();
+        let who = [
+            7_i32.to_ne_bytes(),
+            8_i32.to_ne_bytes(),
+            9_i32.to_ne_bytes(),
+        ]
+        .concat();
+        let mut space = control(&[(libc::SCM_CREDENTIALS, &who), (libc::SCM_RIGHTS, &fds)]);
+        let length = space.len() * 8;
+        let (fds, sender) = taken(&mut space, length);
+        assert_eq!(fds.len(), 3);
+        assert_eq!(sender, Some(Sender { pid: 7, uid: 8 }));
+        drop(fds);
+        // All reading ends of it are closed now, or it would take this.
+        assert_eq!(nix::unistd::write(&kept, b"x"), Err(nix::Error::EPIPE));
+        // Credentials that are cut short, a kind nobody asked for, nothing, a length of no header.
+        let mut odd = control(&[
+            (libc::SCM_CREDENTIALS, &who[..8]),
+            (0x77, &[]),
+            (libc::SCM_RIGHTS, &[]),
+        ]);
+        for cut in (0..=odd.len() * 8).rev() {
+            let (fds, sender) = taken(&mut odd, cut);
+            assert_eq!((fds.len(), sender), (0, None), "{cut}");
+        }
+    }
+
     #[test]
     fn the_last_words_of_one_that_left_messages_unread_are_heard() {
         let (here, there) = pair();

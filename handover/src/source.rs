@@ -25,6 +25,9 @@ pub enum State {
     Resolving,
     /// The new generation owns the state.
     Yielded,
+    /// The new generation owns the state, and this one follows its changes, to take it back if that one
+    /// dies or gives it back.
+    Reserve,
 }
 
 /// What can happen to it.
@@ -58,6 +61,14 @@ pub enum Event {
     Retire,
     /// The supervisor is gone.
     SupervisorGone,
+    /// There is a way back: the new generation's changes can be followed.
+    Follow,
+    /// The way back says that the state is this generation's again.
+    Returned,
+    /// The reserve is over, and the state never comes back.
+    StoodDown,
+    /// The supervisor wants the state given back to the generation in reserve.
+    GiveBack,
 }
 
 /// What is to be done.
@@ -89,19 +100,27 @@ pub enum Action {
     TellYielded,
     /// Finish and end.
     Drain,
+    /// Tell the supervisor that this generation has taken the state back.
+    TellReturned,
+    /// Tell the supervisor that this generation never takes the state back.
+    TellStoodDown,
+    /// Close the gate, start the deadline, and offer the state to the generation in reserve.
+    Offer,
 }
 
 /// The table: what follows when `event` happens in `state`.
 #[must_use]
 pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use Action::{
-        Copy, Drain, EndCopy, Freeze, Refuse, Resolve, TellConverged, TellFailed, TellFrozen,
-        TellThawed, TellYielded, Thaw, Yield,
+        Copy, Drain, EndCopy, Freeze, Offer, Refuse, Resolve, TellConverged, TellFailed,
+        TellFrozen, TellReturned, TellStoodDown, TellThawed, TellYielded, Thaw, Yield,
     };
     match state {
         State::Serving => match event {
             Event::Send => (State::Copying, &[Copy]),
             Event::Retire => (State::Serving, &[Drain]),
+            // As a migration whose copy is complete: the one in reserve has it all.
+            Event::GiveBack => (State::Frozen, &[Offer]),
             // What is left over from a migration that has ended.
             Event::Converged
             | Event::Freeze
@@ -114,7 +133,10 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::PeerGone
             | Event::ResolvedOurs
             | Event::ResolvedTheirs
-            | Event::SupervisorGone => (State::Serving, &[]),
+            | Event::SupervisorGone
+            | Event::Follow
+            | Event::Returned
+            | Event::StoodDown => (State::Serving, &[]),
         },
         State::Copying => match event {
             Event::Send => (State::Copying, &[Refuse]),
@@ -131,7 +153,11 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Deadline
             | Event::Committed
             | Event::ResolvedOurs
-            | Event::ResolvedTheirs => (State::Copying, &[]),
+            | Event::ResolvedTheirs
+            | Event::Follow
+            | Event::Returned
+            | Event::StoodDown
+            | Event::GiveBack => (State::Copying, &[]),
         },
         State::Converged => match event {
             Event::Send => (State::Converged, &[Refuse]),
@@ -145,7 +171,11 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Deadline
             | Event::Committed
             | Event::ResolvedOurs
-            | Event::ResolvedTheirs => (State::Converged, &[]),
+            | Event::ResolvedTheirs
+            | Event::Follow
+            | Event::Returned
+            | Event::StoodDown
+            | Event::GiveBack => (State::Converged, &[]),
         },
         State::Freezing => match event {
             Event::Send => (State::Freezing, &[Refuse]),
@@ -162,7 +192,11 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Freeze
             | Event::Committed
             | Event::ResolvedOurs
-            | Event::ResolvedTheirs => (State::Freezing, &[]),
+            | Event::ResolvedTheirs
+            | Event::Follow
+            | Event::Returned
+            | Event::StoodDown
+            | Event::GiveBack => (State::Freezing, &[]),
         },
         State::Frozen => match event {
             Event::Send => (State::Frozen, &[Refuse]),
@@ -178,7 +212,11 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Complete
             | Event::CompleteRehearsal
             | Event::ResolvedOurs
-            | Event::ResolvedTheirs => (State::Frozen, &[]),
+            | Event::ResolvedTheirs
+            | Event::Follow
+            | Event::Returned
+            | Event::StoodDown
+            | Event::GiveBack => (State::Frozen, &[]),
         },
         State::Rehearsed => match event {
             Event::Send => (State::Copying, &[Copy]),
@@ -193,7 +231,11 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Deadline
             | Event::Committed
             | Event::ResolvedOurs
-            | Event::ResolvedTheirs => (State::Rehearsed, &[]),
+            | Event::ResolvedTheirs
+            | Event::Follow
+            | Event::Returned
+            | Event::StoodDown
+            | Event::GiveBack => (State::Rehearsed, &[]),
         },
         State::Resolving => match event {
             Event::Send => (State::Resolving, &[Refuse]),
@@ -211,11 +253,16 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Committed
             | Event::PeerGone
             | Event::Retire
-            | Event::SupervisorGone => (State::Resolving, &[]),
+            | Event::SupervisorGone
+            | Event::Follow
+            | Event::Returned
+            | Event::StoodDown
+            | Event::GiveBack => (State::Resolving, &[]),
         },
         State::Yielded => match event {
             Event::Send => (State::Yielded, &[Refuse]),
             Event::Retire | Event::SupervisorGone => (State::Yielded, &[Drain]),
+            Event::Follow => (State::Reserve, &[]),
             Event::Converged
             | Event::Freeze
             | Event::Complete
@@ -226,7 +273,31 @@ pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Committed
             | Event::PeerGone
             | Event::ResolvedOurs
-            | Event::ResolvedTheirs => (State::Yielded, &[]),
+            | Event::ResolvedTheirs
+            | Event::Returned
+            | Event::StoodDown
+            | Event::GiveBack => (State::Yielded, &[]),
+        },
+        State::Reserve => match event {
+            Event::Send => (State::Reserve, &[Refuse]),
+            Event::Returned => (State::Serving, &[TellReturned, Thaw]),
+            Event::StoodDown => (State::Yielded, &[TellStoodDown]),
+            // What is wanted of it waits until it is clear whether it owns the state.
+            Event::Retire
+            | Event::SupervisorGone
+            | Event::Converged
+            | Event::Freeze
+            | Event::Complete
+            | Event::CompleteRehearsal
+            | Event::Broken
+            | Event::Abort
+            | Event::Deadline
+            | Event::Committed
+            | Event::PeerGone
+            | Event::ResolvedOurs
+            | Event::ResolvedTheirs
+            | Event::Follow
+            | Event::GiveBack => (State::Reserve, &[]),
         },
     }
 }
@@ -237,7 +308,9 @@ impl State {
     pub fn owns(self) -> bool {
         match self {
             Self::Serving | Self::Copying | Self::Converged | Self::Rehearsed => true,
-            Self::Freezing | Self::Frozen | Self::Resolving | Self::Yielded => false,
+            Self::Freezing | Self::Frozen | Self::Resolving | Self::Yielded | Self::Reserve => {
+                false
+            }
         }
     }
 }
@@ -246,7 +319,7 @@ impl State {
 mod tests {
     use super::*;
 
-    const STATES: [State; 8] = [
+    const STATES: [State; 9] = [
         State::Serving,
         State::Copying,
         State::Converged,
@@ -255,8 +328,9 @@ mod tests {
         State::Rehearsed,
         State::Resolving,
         State::Yielded,
+        State::Reserve,
     ];
-    const EVENTS: [Event; 14] = [
+    const EVENTS: [Event; 18] = [
         Event::Send,
         Event::Converged,
         Event::Freeze,
@@ -271,63 +345,79 @@ mod tests {
         Event::ResolvedTheirs,
         Event::Retire,
         Event::SupervisorGone,
+        Event::Follow,
+        Event::Returned,
+        Event::StoodDown,
+        Event::GiveBack,
     ];
 
     /// The whole table once more: a row a state, a column an event in the order of `EVENTS`. `.`
     /// stays; otherwise the next state's letter and, behind it, the actions: c copy, r refuse, v tell
     /// converged, f freeze, z tell frozen, e end the copy, x tell failed, l look at the lifeline,
-    /// t thaw, a tell thawed, y yield, w tell yielded, d drain.
-    const TABLE: [(State, [&str; 14]); 8] = [
+    /// t thaw, a tell thawed, y yield, w tell yielded, d drain, b tell returned, s tell stood down,
+    /// o offer.
+    const TABLE: [(State, [&str; 18]); 9] = [
         (
             State::Serving,
             [
-                "C:c", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", "S:d", ".",
+                "C:c", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", "S:d", ".", ".", ".",
+                ".", "F:o",
             ],
         ),
         (
             State::Copying,
             [
                 "C:r", "V:v", ".", ".", ".", "S:xe", "S:e", ".", ".", "S:xe", ".", ".", "S:xed",
-                "S:e",
+                "S:e", ".", ".", ".", ".",
             ],
         ),
         (
             State::Converged,
             [
                 "V:r", ".", "G:f", ".", ".", "S:xe", "S:e", ".", ".", "S:xe", ".", ".", "S:xed",
-                "S:e",
+                "S:e", ".", ".", ".", ".",
             ],
         ),
         (
             State::Freezing,
             [
                 "G:r", ".", ".", "F:z", "H:tze", "R:l", "R:l", "R:l", ".", "R:l", ".", ".", "R:l",
-                "R:l",
+                "R:l", ".", ".", ".", ".",
             ],
         ),
         (
             State::Frozen,
             [
                 "F:r", ".", ".", ".", ".", "R:l", "R:l", "R:l", "Y:eyw", "R:l", ".", ".", "R:l",
-                "R:l",
+                "R:l", ".", ".", ".", ".",
             ],
         ),
         (
             State::Rehearsed,
             [
-                "C:c", ".", ".", ".", ".", "S:", "S:", ".", ".", "S:", ".", ".", "S:d", "S:",
+                "C:c", ".", ".", ".", ".", "S:", "S:", ".", ".", "S:", ".", ".", "S:d", "S:", ".",
+                ".", ".", ".",
             ],
         ),
         (
             State::Resolving,
             [
                 "R:r", ".", ".", ".", ".", ".", ".", ".", ".", ".", "S:ate", "Y:eyw", ".", ".",
+                ".", ".", ".", ".",
             ],
         ),
         (
             State::Yielded,
             [
-                "Y:r", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", "Y:d", "Y:d",
+                "Y:r", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", "Y:d", "Y:d", "B:",
+                ".", ".", ".",
+            ],
+        ),
+        (
+            State::Reserve,
+            [
+                "B:r", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".", ".",
+                "S:bt", "Y:s", ".",
             ],
         ),
     ];
@@ -346,6 +436,7 @@ mod tests {
             State::Rehearsed => 'H',
             State::Resolving => 'R',
             State::Yielded => 'Y',
+            State::Reserve => 'B',
         };
         let actions = actions.iter().map(|action| match action {
             Action::Copy => 'c',
@@ -361,6 +452,9 @@ mod tests {
             Action::Yield => 'y',
             Action::TellYielded => 'w',
             Action::Drain => 'd',
+            Action::TellReturned => 'b',
+            Action::TellStoodDown => 's',
+            Action::Offer => 'o',
         });
         format!("{letter}:{}", actions.collect::<String>())
     }
@@ -381,20 +475,27 @@ mod tests {
                 let (next, actions) = step(state, event);
                 if !state.owns() && next.owns() {
                     assert!(actions.contains(&Action::Thaw), "{event:?} in {state:?}");
-                    let decided = event == Event::ResolvedOurs || event == Event::CompleteRehearsal;
+                    let decided = matches!(
+                        event,
+                        Event::ResolvedOurs | Event::CompleteRehearsal | Event::Returned
+                    );
                     assert!(decided, "{event:?} in {state:?} thaws without a look");
                 }
                 if state.owns() && !next.owns() {
-                    assert!(actions.contains(&Action::Freeze), "{event:?} in {state:?}");
+                    let closes =
+                        actions.contains(&Action::Freeze) || actions.contains(&Action::Offer);
+                    assert!(closes, "{event:?} in {state:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn what_is_yielded_never_comes_back() {
+    fn what_is_yielded_comes_back_by_the_way_back_alone() {
         for event in EVENTS {
-            assert_eq!(step(State::Yielded, event).0, State::Yielded);
+            assert!(!step(State::Yielded, event).0.owns(), "{event:?}");
+            let owns = step(State::Reserve, event).0.owns();
+            assert_eq!(owns, event == Event::Returned, "{event:?}");
         }
     }
 

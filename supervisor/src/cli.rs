@@ -15,6 +15,7 @@ mod run;
 mod snapshot;
 mod status;
 mod stop;
+mod torture;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ use clap::Parser;
 use crate::control::client::NoReply;
 use crate::control::place::Unreachable;
 use crate::control::protocol::{Fault, Refusal};
+use crate::log::printable;
 use flags::{Arguments, Command};
 
 /// Parses the command line and carries the command out.
@@ -40,6 +42,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Snapshot(command) => snapshot::snapshot(command),
         Command::Inspect(command) => inspect::inspect(&command),
         Command::Check(command) => check::check(&command),
+        Command::Torture(command) => torture::torture(*command),
         Command::Generate(command) => generate::generate(&command),
     }
 }
@@ -64,11 +67,16 @@ fn refused(refusal: &Refusal) -> ExitCode {
 }
 
 fn complain(text: &str) {
-    eprintln!("heirloom: {text}");
+    remark(&format!("heirloom: {text}"));
+}
+
+/// Prints a line to standard error. What it says of a program may be the program's own words.
+fn remark(text: &str) {
+    eprintln!("{}", printable(text));
 }
 
 /// Prints a line to standard output; a reader that has gone is no error.
 fn say(text: &str) {
     use std::io::Write;
-    let _reader_gone = writeln!(std::io::stdout(), "{text}");
+    let _reader_gone = writeln!(std::io::stdout(), "{}", printable(text));
 }

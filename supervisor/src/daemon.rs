@@ -7,12 +7,14 @@
 //!   into system calls.
 //! * What a service is made of: [`plan`] (a program as it was looked up), [`listeners`],
 //!   [`process`] (one generation's process, with [`output`], [`notify_socket`], [`native_socket`] and
-//!   [`readiness`]), [`state_file`] (its state, saved), [`memory`] (room for a second copy), [`store`] (descriptors kept for the next generation), [`family`] (every process it started),
+//!   [`readiness`]), [`state_file`] (its state, saved), [`memory`] (room for a second copy), [`store`] (descriptors kept for the next generation), [`family`] (every process it started), [`control_groups`] (what
+//!   holds them together where it may),
 //!   [`strays`] (those that hide from their family).
 //! * The outside: [`server`] (control socket), [`signals`], [`systemd`], [`history`] (what happened),
 //!   [`inspect`] (what is measured for `status`).
 
 mod adoption;
+mod control_groups;
 mod family;
 mod history;
 mod input;
@@ -22,7 +24,7 @@ mod memory;
 mod native_socket;
 mod notify_socket;
 mod output;
-mod plan;
+pub(crate) mod plan;
 mod process;
 mod readiness;
 mod record;
@@ -41,5 +43,5 @@ pub(crate) use listeners::Inherited;
 pub(crate) use memory::size;
 pub(crate) use plan::look_up;
 pub(crate) use signals::take as take_signals;
-pub(crate) use supervisor::{First, Origin, Start, run};
+pub(crate) use supervisor::{First, Origin, Start, check_threads, run};
 pub(crate) use upgrade::{Passed, TRY, try_record};

@@ -3,21 +3,23 @@
 //! A terminal gets lines for people, journald its own fields, everything else JSON. Lines of the
 //! supervisor and of its programs take the same way; each carries service and generation. Writing
 //! never waits: files and terminals are written by a thread, journald through a socket that does not
-//! block. What a reader does not take is dropped, for a log must not stop a supervisor.
+//! block. What a reader does not take, or a disk has no room for, is dropped, for a log must not stop a
+//! supervisor; where a thread writes, it is told how much once there is room again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -25,11 +27,16 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
+use crate::clock::time_of_day;
+
 /// So many lines may wait for the thread that writes them.
 const MOST_WAITING: usize = 4096;
 
+/// How long the last lines may take to be written.
+const LONGEST_FLUSH: Duration = Duration::from_secs(2);
+
 /// How long lines that wait for the thread are waited for before the process is another program.
-const LONGEST_FLUSH: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// What log lines look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,18 +55,36 @@ pub(crate) enum Format {
 #[derive(Debug)]
 pub(crate) struct Log {
     reopen: Arc<AtomicBool>,
-    /// How many lines were given to the thread, and how many it has written.
+    /// How many lines were given to the thread, and how many it has taken from there.
     put: Arc<AtomicU64>,
-    written: Arc<AtomicU64>,
-    _flush: Option<WorkerGuard>,
+    taken: Arc<AtomicU64>,
+    flush: Option<WorkerGuard>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let Some(guard) = self.flush.take() else {
+            return;
+        };
+        // The guard says on standard output what it could not flush, and that may be just as stuck.
+        let (done, flushed) = mpsc::channel();
+        let flushing = std::thread::Builder::new().spawn(move || {
+            drop(guard);
+            // Whoever waited may have given up.
+            let _late = done.send(());
+        });
+        if flushing.is_ok() {
+            let _late = flushed.recv_timeout(LONGEST_FLUSH);
+        }
+    }
 }
 
 impl Log {
     /// Waits, for a moment, until what was said is written: this process is about to be another program.
     pub(crate) fn flush(&self) {
-        let deadline = std::time::Instant::now() + LONGEST_FLUSH;
-        let behind = || self.put.load(Ordering::Acquire) > self.written.load(Ordering::Acquire);
-        while behind() && std::time::Instant::now() < deadline {
+        let deadline = Instant::now() + LONGEST_PAUSE;
+        let behind = || self.put.load(Ordering::Acquire) > self.taken.load(Ordering::Acquire);
+        while behind() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -84,8 +109,8 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
         Format::Auto => Format::Json,
         chosen @ (Format::Human | Format::Json | Format::Journald) => chosen,
     };
-    let (put, written) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
-    let counted = Arc::clone(&written);
+    let (put, taken) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let counted = Arc::clone(&taken);
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
     let flush = if format == Format::Journald {
         let before = crate::sys::open_descriptors()?;
@@ -111,38 +136,75 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
     Ok(Log {
         reopen,
         put,
-        written,
-        _flush: flush,
+        taken,
+        flush,
     })
 }
 
-/// A writer that counts lines: each is written by one call.
-struct Counted<W> {
-    writer: W,
-    written: Arc<AtomicU64>,
+fn thread(
+    writer: impl Write + Send + 'static,
+    taken: Arc<AtomicU64>,
+) -> (NonBlocking, WorkerGuard) {
+    let overflow = Arc::<OnceLock<ErrorCounter>>::default();
+    let counting = Counting {
+        writer,
+        taken,
+        overflow: Arc::clone(&overflow),
+        unwritten: 0,
+        told: 0,
+    };
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MOST_WAITING)
+        .thread_name("log")
+        .finish(counting);
+    // Set once, here.
+    let _fresh = overflow.set(writer.error_counter());
+    (writer, guard)
 }
 
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let result = self.writer.write_all(line);
-        self.written.fetch_add(1, Ordering::Release);
-        result.map(|()| line.len())
+/// Tells how many lines were lost as soon as one can be written.
+struct Counting<W> {
+    writer: W,
+    /// Counts the lines that came here.
+    taken: Arc<AtomicU64>,
+    /// Counts the lines that had no place among those that wait.
+    overflow: Arc<OnceLock<ErrorCounter>>,
+    /// Lines that could not be written.
+    unwritten: usize,
+    /// Lost lines that were told of.
+    told: usize,
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        let written = self.writer.write_all(line);
+        self.taken.fetch_add(1, Ordering::Release);
+        if let Err(error) = written {
+            self.unwritten = self.unwritten.saturating_add(1);
+            return Err(error);
+        }
+        let overflow = self.overflow.get().map_or(0, ErrorCounter::dropped_lines);
+        let lost = overflow.saturating_add(self.unwritten);
+        let untold = lost.saturating_sub(self.told);
+        if untold > 0 {
+            self.told = lost;
+            // Comes behind what waits.
+            tracing::warn!(
+                "{untold} lines of the log were lost: it could not be written for a while"
+            );
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
-}
-
-fn thread(
-    writer: impl Write + Send + 'static,
-    written: Arc<AtomicU64>,
-) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(MOST_WAITING)
-        .thread_name("log")
-        .finish(Counted { writer, written })
 }
 
 type Boxed =
@@ -197,8 +259,13 @@ impl Reopened {
     }
 }
 
+/// Not for everybody to read: nobody knows what programs write.
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
 }
 
 impl Write for Reopened {
@@ -215,6 +282,23 @@ impl Write for Reopened {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Text of a program's, with what a terminal would obey made visible; so written, JSON stays what it is.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |one: char| one.is_control() && !matches!(one, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for one in text.chars() {
+        if obeyed(one) {
+            shown.push_str(&format!("\\u{:04x}", u32::from(one)));
+        } else {
+            shown.push(one);
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// `2026-01-01T00:00:00Z WARN shop/7: text`
@@ -239,7 +323,7 @@ where
             (true, Level::WARN) => ("\x1b[2m", "\x1b[33m", "\x1b[0m"),
             (true, _) => ("\x1b[2m", "\x1b[32m", "\x1b[0m"),
         };
-        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let time = humantime::format_rfc3339_millis(time_of_day());
         let level = event.metadata().level();
         write!(writer, "{dim}{time}{plain} {color}{level:>5}{plain} ")?;
         match (line.service.as_str(), line.generation) {
@@ -250,7 +334,7 @@ where
         if !line.stream.is_empty() {
             write!(writer, "{dim}{}|{plain} ", line.stream)?;
         }
-        writeln!(writer, "{}", line.message)
+        writeln!(writer, "{}", printable(&line.message))
     }
 }
 
@@ -289,6 +373,26 @@ impl Visit for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        assert_eq!(printable("plain\ttext\n"), "plain\ttext\n");
+        let title = "\x1b]0;title\x07 \u{9b}2J \u{7f}";
+        assert_eq!(printable(title), "\\u001b]0;title\\u0007 \\u009b2J \\u007f");
+        let json = serde_json::to_string(title).unwrap();
+        let read: String = serde_json::from_str(&printable(&json)).unwrap();
+        assert_eq!(read, title);
+    }
+
+    #[test]
+    fn only_the_owner_and_the_group_may_read_a_log() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        append_to(&path).unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o137, 0, "{mode:o}");
+    }
 
     #[test]
     fn a_renamed_file_is_left_once_told() {

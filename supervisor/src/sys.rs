@@ -1,4 +1,4 @@
-//! The system calls that need `unsafe`: starting a program, and some that no library wraps.
+//! The system calls that need `unsafe`: starting a program, and a few that no library wraps.
 //!
 //! Everything else in the crate is safe code; each block here says why it is sound.
 
@@ -8,8 +8,11 @@ pub(crate) mod pidfd;
 pub(crate) mod spawn;
 
 use std::collections::BTreeSet;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -69,10 +72,13 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
 /// `/proc` is not there.
 pub(crate) fn open_descriptors() -> io::Result<BTreeSet<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd")?;
-    Ok(entries
+    let mut numbers: BTreeSet<RawFd> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect())
+        .collect();
+    // The listing had one itself, whose number the next to be opened gets.
+    numbers.retain(|number| Path::new(&format!("/proc/self/fd/{number}")).is_symlink());
+    Ok(numbers)
 }
 
 /// Sets `O_NONBLOCK` on sockets that a library opened since and does not hand out.
@@ -96,4 +102,21 @@ pub(crate) fn stop_waiting_on_new(before: &BTreeSet<RawFd>) -> io::Result<()> {
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: called once for each number, right where the library gave its ownership up.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The value of an extended attribute of a file; none if it has none, or may not be asked for it.
+pub(crate) fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut value = vec![0; 64];
+    // SAFETY: both strings end in NUL; pointer and length describe `value`.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
 }

@@ -308,12 +308,17 @@ where
                 .serve_connection(TokioIo::new(stream), service)
         );
         let mut begun = self.drain.begun();
+        let mut phases = self.drain.phases().watch();
         let mut idle = pin!(sleep_until(Instant::now() + self.options.idle_timeout));
         let finished = poll_fn(|context| {
             if let Poll::Ready(result) = http.as_mut().poll(context) {
                 return Poll::Ready(Some(result));
             }
             if Pin::new(&mut begun).poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            // It cannot move, and the next generation is the service.
+            if matches!(phases.poll(context), Phase::Moving(_)) {
                 return Poll::Ready(None);
             }
             while idle.as_mut().poll(context).is_ready() {

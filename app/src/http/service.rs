@@ -56,8 +56,10 @@ where
         Box::pin(async move {
             let mut response = response.await?;
             // HTTP/2 has no such field: there it is GOAWAY that says it.
-            let stays = drain.phases().is_moving();
-            if version < Version::HTTP_2 && drain.has_begun() && !stays {
+            // What may yet move is not sent away.
+            let phases = drain.phases();
+            let leaves = (drain.has_begun() || phases.mover().is_some()) && !phases.is_moving();
+            if version < Version::HTTP_2 && leaves {
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -17,6 +17,7 @@ use std::{
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     fds,
     message::{Counts, Reads},
 };
@@ -140,12 +141,9 @@ impl Mover {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Those that have been moved, by protocol.
-    pub(crate) fn moved(&self) -> Counts {
-        self.moved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Those that have been moved, by protocol, as they are counted.
+    pub(crate) fn counted(&self) -> Arc<Mutex<Counts>> {
+        Arc::clone(&self.moved)
     }
 }
 
@@ -293,6 +291,7 @@ impl Sender {
         let datagram = announced.to_bytes(inline);
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![parked.socket.as_fd()];
         descriptors.extend(file.as_ref().map(OwnedFd::as_fd));
+        fault::reached(Point::OldConnection);
         let sending = async {
             loop {
                 let mut ready = self.lifeline.writable().await?;
@@ -307,6 +306,7 @@ impl Sender {
         match timeout(ANSWER_LIMIT, sending).await {
             Ok(Ok(())) => {
                 self.under_way.push_back((parked, answer));
+                fault::reached(Point::OldSentConnection);
                 Ok(())
             }
             Ok(Err(error))
@@ -338,6 +338,7 @@ impl Sender {
         let Some((parked, answer)) = self.under_way.pop_front() else {
             return;
         };
+        fault::reached(Point::OldAnsweredConnection);
         let back = match answered {
             Answered::Taken => {
                 let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);

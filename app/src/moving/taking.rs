@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use heirloom_handover::{fds, lifeline::Lifeline};
+use heirloom_handover::{
+    fault::{self, Point},
+    fds,
+    lifeline::Lifeline,
+};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::resource::{Resource, getrlimit},
@@ -180,9 +184,12 @@ async fn take_all(lifeline: &AsyncFd<OwnedFd>, arrivals: &Arc<Arrivals>) -> io::
         };
         match parked {
             Some(parked) => {
+                fault::reached(Point::NewConnection);
                 // First said, then touched: a connection is never served by two.
                 answer(lifeline, Answered::Taken).await?;
+                fault::reached(Point::NewTookConnection);
                 arrivals.arrived(parked);
+                fault::reached(Point::NewServesConnection);
             }
             None => answer(lifeline, Answered::Declined).await?,
         }

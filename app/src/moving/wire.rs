@@ -149,6 +149,35 @@ mod tests {
         }
     }
 
+    /// A fuzz target: what is understood is read again as it was written.
+    #[test]
+    fn any_announcement() {
+        bolero::check!()
+            .with_iterations(10_000)
+            .with_type::<(Vec<(u8, String, u16)>, Vec<u8>)>()
+            .for_each(|(lines, inline)| {
+                const KEYS: [&str; 8] = [
+                    "PROTOCOL", "NAME", "VERSION", "UNREAD", "STATE", "ATTIC", "IN_FILE", "OTHER",
+                ];
+                let mut text = "MESSAGE=CONNECTION\n".to_owned();
+                for (index, (form, word, number)) in lines.iter().enumerate() {
+                    let value = match form % 3 {
+                        0 => word.replace('\n', ""),
+                        1 => number.to_string(),
+                        _ => inline.len().to_string(),
+                    };
+                    text.push_str(&format!("{}={value}\n", KEYS[index % KEYS.len()]));
+                }
+                let bytes = [text.as_bytes(), b"\n", inline].concat();
+                for bytes in [&bytes[..], inline] {
+                    if let Some((read, held)) = Announced::parse(bytes) {
+                        let again = read.to_bytes(held);
+                        assert_eq!(Announced::parse(&again), Some((read, held)));
+                    }
+                }
+            });
+    }
+
     #[test]
     fn bytes_that_do_not_add_up_are_refused() {
         let bytes = announced().to_bytes(b"GET\n\nabc");

@@ -19,7 +19,7 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::unix::fs::FileExt,
+    os::{fd::AsFd, unix::fs::FileExt},
     sync::{Arc, Mutex},
 };
 
@@ -175,6 +175,11 @@ impl Arena {
                 objects.insert(name.to_owned(), Arc::clone(&object));
                 self.shared.index.preset(name.to_owned(), Extent { bytes });
                 lock(&self.shared.moving).made(&object);
+                if let Some(mut record) = self.shared.gate.record() {
+                    let made = Some((object.file.as_fd(), bytes));
+                    record.object(&self.shared.name, name, made);
+                    record.write();
+                }
                 object
             }))
         });
@@ -218,6 +223,10 @@ impl Arena {
             };
             self.shared.index.discard(&object.name);
             lock(&self.shared.moving).removed(&object);
+            if let Some(mut record) = self.shared.gate.record() {
+                record.object(&self.shared.name, name, None);
+                record.write();
+            }
             Ok(true)
         });
         match turn.await? {

@@ -24,6 +24,17 @@ use super::{
 /// Sections that one store may declare.
 const SECTIONS_PER_STORE: usize = 4;
 
+/// The format's limits, and the supervisor's if that is lower.
+pub(super) fn limits(bytes_max: Option<u64>) -> Limits {
+    let limits = Limits::default();
+    Limits {
+        stream_bytes_max: bytes_max.map_or(limits.stream_bytes_max, |most| {
+            most.min(limits.stream_bytes_max)
+        }),
+        ..limits
+    }
+}
+
 /// A copy under way. Ends in every store when it is dropped.
 #[derive(Debug)]
 pub(super) struct Copy {
@@ -43,12 +54,13 @@ pub(super) struct Copy {
 
 impl Copy {
     /// Begins a copy: header and manifest are ready at once. `reader` is what the reader knows; none for
-    /// a copy that is to be kept.
+    /// a copy that is to be kept. `bytes_max` is how long it may become.
     pub(super) fn begin(
         app: &str,
         stores: Vec<Arc<dyn Store>>,
         (migration, generation): (u64, u64),
         reader: Option<&[Reads]>,
+        bytes_max: Option<u64>,
     ) -> Result<Self, StoreError> {
         let mut sections: Vec<SectionDescriptor> = Vec::new();
         let mut versions = HashMap::new();
@@ -78,7 +90,7 @@ impl Copy {
             app: app.to_owned(),
             sections,
         };
-        let writer = SnapshotWriter::new(&header, &manifest, Limits::default())?;
+        let writer = SnapshotWriter::new(&header, &manifest, limits(bytes_max))?;
         std::mem::take(&mut begun.0);
         Ok(Self {
             stores,

@@ -38,7 +38,15 @@ pub enum StoreError {
     Entry(#[from] EntryError),
     /// The stream refused something.
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(WriteError),
+    /// The copy is longer than it may be.
+    #[error(
+        "the copy of the state is over the limit of {limit} bytes; make it smaller, or raise max_state"
+    )]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// An entry cannot be understood.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
@@ -54,6 +62,15 @@ pub enum StoreError {
     /// Something else, in the store's own words.
     #[error("{0}")]
     Other(String),
+}
+
+impl From<WriteError> for StoreError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::StreamLength { limit } => Self::TooLarge { limit },
+            other => Self::Write(other),
+        }
+    }
 }
 
 /// Why a copy of the state could not be taken. The text says whose fault it is.

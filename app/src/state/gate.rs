@@ -18,7 +18,14 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{error::StateError, link::Link};
+use super::{
+    error::StateError,
+    link::Link,
+    way_back::{Record, WayBack},
+};
+
+/// Beside the mode: changes are written for a generation in reserve before they are acknowledged.
+const WRITTEN_BACK: u8 = 0x80;
 
 /// What an operation finds at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +58,7 @@ pub(crate) struct Gate {
     throttle_usec: AtomicU32,
     changed: Notify,
     link: Mutex<Option<Arc<Link>>>,
+    way_back: Mutex<Option<Arc<WayBack>>>,
 }
 
 impl Gate {
@@ -61,6 +69,7 @@ impl Gate {
             throttle_usec: AtomicU32::new(0),
             changed: Notify::new(),
             link: Mutex::new(None),
+            way_back: Mutex::new(None),
         }
     }
 
@@ -68,7 +77,7 @@ impl Gate {
     #[inline]
     pub(crate) fn mode(&self) -> Mode {
         // The lock under which this is asked orders it behind the change: see the head of this file.
-        match self.mode.load(Ordering::Relaxed) {
+        match self.mode.load(Ordering::Relaxed) & !WRITTEN_BACK {
             0 => Mode::Open,
             1 => Mode::Tracking,
             2 => Mode::Closed,
@@ -83,6 +92,12 @@ impl Gate {
             Mode::Open | Mode::Tracking => true,
             Mode::Closed | Mode::Elsewhere => false,
         }
+    }
+
+    /// Lets operations pass again after they were sent elsewhere.
+    pub(crate) fn return_here(&self) {
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.open(false);
     }
 
     /// Lets operations pass, noting changes or not.
@@ -107,8 +122,44 @@ impl Gate {
     }
 
     fn set(&self, mode: Mode) {
-        self.mode.store(mode as u8, Ordering::SeqCst);
+        let change = |word| Some((word & WRITTEN_BACK) | mode as u8);
+        // Always some, so it always succeeds.
+        let _former = self
+            .mode
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
         self.changed.notify_waiters();
+    }
+
+    /// Lets every change from now on be written here before it is acknowledged. To be called while the gate is
+    /// closed.
+    pub(crate) fn write_back(&self, way: Arc<WayBack>) {
+        *self.way_back.lock().unwrap_or_else(PoisonError::into_inner) = Some(way);
+        self.mode.fetch_or(WRITTEN_BACK, Ordering::SeqCst);
+    }
+
+    /// The way back, as long as changes are to be written there.
+    pub(crate) fn way_back(&self) -> Option<Arc<WayBack>> {
+        if self.mode.load(Ordering::Relaxed) & WRITTEN_BACK == 0 {
+            return None;
+        }
+        let mut way_back = self.way_back.lock().unwrap_or_else(PoisonError::into_inner);
+        if way_back.as_ref().is_some_and(|way| !way.is_open()) {
+            *way_back = None;
+        }
+        if way_back.is_none() {
+            self.mode.fetch_and(!WRITTEN_BACK, Ordering::SeqCst);
+        }
+        way_back.clone()
+    }
+
+    /// What a change is to be written into, if there is a way back. To be asked under the lock of what is
+    /// changed, and written before that is let go of.
+    #[inline]
+    pub(crate) fn record(&self) -> Option<Record> {
+        if self.mode.load(Ordering::Relaxed) & WRITTEN_BACK == 0 {
+            return None;
+        }
+        self.way_back().map(Record::new)
     }
 
     /// How long each change waits while a copy is being made; zero for not at all.

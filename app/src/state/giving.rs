@@ -13,6 +13,7 @@ use std::{
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     fds,
     lifeline::{Lifeline, Said},
     message::Purpose,
@@ -166,7 +167,9 @@ impl Giving {
         let slice = Budget::new(SLICE, SLICE_BYTES);
         match self.stage {
             Stage::Base { began, before } => {
-                if self.copy.base(&slice)? == Progress::Done {
+                let progress = self.copy.base(&slice)?;
+                fault::reached(Point::OldSlice);
+                if progress == Progress::Done {
                     self.end_round(began, before)?;
                 }
                 Ok(after_a_slice())
@@ -181,6 +184,7 @@ impl Giving {
             Stage::Rest => {
                 if self.copy.changes(&Budget::new(FROZEN_SLICE, SLICE_BYTES))? == Progress::Done {
                     self.copy.end()?;
+                    fault::reached(Point::OldEnding);
                     self.stage = Stage::Ending;
                 }
                 Ok(Went::On)
@@ -206,6 +210,7 @@ impl Giving {
     fn end_round(&mut self, began: Instant, before: u64) -> Result<(), Broken> {
         let round = self.copy.rounds;
         self.copy.end_round()?;
+        fault::reached(Point::OldRound);
         let bytes = self.copy.writer.stream_bytes() - before;
         self.stage = Stage::Unapplied {
             round,
@@ -264,6 +269,7 @@ impl Giving {
         if applied != round {
             return Ok(Went::On);
         }
+        fault::reached(Point::OldApplied);
         let (_, pending_bytes) = self.copy.pending();
         let verdict = self.convergence.after(&Round {
             sent_bytes: bytes,

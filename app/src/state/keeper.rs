@@ -43,6 +43,17 @@ pub(super) struct Keeper {
     pub(super) runtime: Handle,
     /// Told once: that the state is this generation's, or why it never will be.
     pub(super) owned: Option<oneshot::Sender<Result<Origin, TakeError>>>,
+    /// Where the state could go back to; the way itself is the gate's.
+    pub(super) way_back: Option<Back>,
+}
+
+/// What a way back needs beside the way.
+#[derive(Debug)]
+pub(super) struct Back {
+    /// The migration in which the state came.
+    migration: u64,
+    /// Where operations are carried out once the state has gone back.
+    link: OwnedFd,
 }
 
 /// What a wait came to.

@@ -16,6 +16,7 @@ mod tests;
 use std::{
     fmt,
     hash::{BuildHasher, Hash, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
 };
 
@@ -30,6 +31,7 @@ use super::{
     link::Link,
     remote,
     turn::{Turn, changing, lock, reading},
+    way_back::Record,
 };
 use shard::{Shard, Slot, Stored};
 pub(crate) use staged::Staged;
@@ -197,6 +199,34 @@ impl<T: Kind> Keyed<T> {
         remote::update::<T::Codec, T::Value, R>(link, &self.name, key, change).await
     }
 
+    /// What has become of an entry, for a generation in reserve.
+    fn record(&self, record: &mut Record, shard: &ShardOf<T>, hash: u64, key: &T::Key) {
+        let slot = shard.get(hash, key);
+        let version = slot.map_or(shard.clock(), |slot| slot.version);
+        let value = slot.and_then(|slot| Some((slot.value()?, slot.stored())));
+        let bytes = || Self::key_bytes(key);
+        record.change::<T::Codec, T::Value>(&self.name, bytes, version, value);
+    }
+
+    /// Carries a change of one entry out under its shard's lock, and writes it for a generation in reserve if
+    /// there is one. What `change` did counts also if it panicked.
+    fn change<R>(
+        &self,
+        shard: &mut ShardOf<T>,
+        hash: u64,
+        key: T::Key,
+        change: impl FnOnce(&mut ShardOf<T>, T::Key) -> R,
+    ) -> R {
+        let Some(mut record) = self.gate.record() else {
+            return change(shard, key);
+        };
+        let changed = key.clone();
+        let outcome = catch_unwind(AssertUnwindSafe(|| change(shard, key)));
+        self.record(&mut record, shard, hash, &changed);
+        record.write();
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
     /// The bytes of a key.
     fn key_bytes(key: &T::Key) -> Result<Vec<u8>, MigrateError> {
         let mut bytes = Vec::new();
@@ -303,7 +333,9 @@ impl<T: Kind> Handle<T> {
             if !self.0.gate.lets_pass() {
                 return Err(key);
             }
-            Ok(shard.update(hash, key, &mut change))
+            Ok(self.0.change(&mut shard, hash, key, |shard, key| {
+                shard.update(hash, key, &mut change)
+            }))
         });
         match turn.await? {
             Turn::Here(result) => Ok(result),
@@ -323,7 +355,9 @@ impl<T: Kind> Handle<T> {
             if !self.0.gate.lets_pass() {
                 return Err((key, value));
             }
-            Ok(shard.put(hash, key, value, Stored::AsItIs))
+            Ok(self.0.change(&mut shard, hash, key, |shard, key| {
+                shard.put(hash, key, value, Stored::AsItIs)
+            }))
         });
         match turn.await? {
             Turn::Here(before) => Ok(before),
@@ -342,7 +376,18 @@ impl<T: Kind> Handle<T> {
             if !self.0.gate.lets_pass() {
                 return Err(());
             }
-            Ok(shard.remove(hash, key))
+            let removed = match self.0.gate.record() {
+                None => shard.remove(hash, key),
+                Some(mut record) => {
+                    let removed = shard.remove(hash, key);
+                    if removed.is_some() {
+                        self.0.record(&mut record, &shard, hash, key);
+                        record.write();
+                    }
+                    removed
+                }
+            };
+            Ok(removed)
         });
         match turn.await? {
             Turn::Here(before) => Ok(before),

@@ -31,6 +31,7 @@ use super::{
     link::{Fate, Link, Part, WantedChange},
     remote::{lowered, raised},
     turn::{Turn, changing, lock, reading},
+    way_back::Record,
 };
 
 /// A log whose entries move to the next generation. Clones are handles to the same log. For what its
@@ -96,6 +97,18 @@ impl<T> Entries<T> {
         };
         let (start, end) = (index(positions.start), index(positions.end));
         self.values.get(start..end).unwrap_or_default()
+    }
+
+    /// What was added at a position, for a generation in reserve.
+    fn record<C>(&self, record: &mut Record, name: &str, position: u64)
+    where
+        T: Value<C>,
+        C: Codec<T> + 'static,
+    {
+        let key = || Ok(position.to_le_bytes().to_vec());
+        let stored = self.stored.get(&position);
+        let value = self.at(position).map(|value| (value, stored));
+        record.change::<C, T>(name, key, moving::ENTRY_VERSION, value);
     }
 
     fn push(&mut self, value: T) -> u64 {
@@ -178,7 +191,12 @@ where
             if !self.shared.gate.lets_pass() {
                 return Err(value);
             }
-            Ok(entries.push(value))
+            let position = entries.push(value);
+            if let Some(mut record) = self.shared.gate.record() {
+                entries.record::<C>(&mut record, &self.shared.name, position);
+                record.write();
+            }
+            Ok(position)
         });
         match turn.await? {
             Turn::Here(position) => Ok(position),

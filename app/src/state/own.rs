@@ -30,6 +30,7 @@ use super::{
     keyed::{Key, Value},
     remote,
     turn::{Turn, changing, lock, reading},
+    way_back::Record,
 };
 
 /// So many locks: threads rarely meet at one.
@@ -249,7 +250,16 @@ where
             let was_there = value.is_some();
             let result = change(&mut value);
             if was_there || value.is_some() {
+                let changed = self
+                    .shared
+                    .gate
+                    .record()
+                    .map(|record| (record, key.clone()));
                 self.shared.put(&mut stripe, key, value);
+                if let Some((mut record, key)) = changed {
+                    self.record(&mut record, &stripe, &key);
+                    record.write();
+                }
             }
             Ok(result)
         });
@@ -284,6 +294,14 @@ where
                     .collect()
             }
         }
+    }
+
+    /// What has become of an entry, for a generation in reserve.
+    fn record(&self, record: &mut Record, stripe: &Stripe<S::Key>, key: &S::Key) {
+        let value = self.shared.store.get(key);
+        let value = value.as_ref().map(|value| (value, stripe.stored.get(key)));
+        let bytes = || Self::key_bytes(key);
+        record.change::<C, S::Value>(&self.shared.name, bytes, 0, value);
     }
 
     fn key_bytes(key: &S::Key) -> Result<Vec<u8>, MigrateError> {

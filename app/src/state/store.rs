@@ -16,7 +16,10 @@ use heirloom_state_codec::{
     SnapshotWriter,
 };
 
-use super::error::{StateError, StoreError};
+use super::{
+    error::{StateError, StoreError},
+    way_back::record::Fate,
+};
 
 /// How far a slice came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +130,30 @@ pub(crate) struct Wanted<'a> {
     pub(crate) change: Option<Change<'a>>,
 }
 
+/// A change that the generation which owns the state has made, for one in reserve.
+#[derive(Debug)]
+pub(crate) struct Followed<'a> {
+    /// The version of the schema of its value.
+    pub(crate) version: u32,
+    /// The key.
+    pub(crate) key: &'a [u8],
+    /// The entry's version.
+    pub(crate) entry_version: u64,
+    /// What has become of it.
+    pub(crate) fate: Fate<'a>,
+    /// What came with it, if it is an object in a memory file.
+    pub(crate) descriptor: Option<OwnedFd>,
+}
+
+impl Followed<'_> {
+    /// That this is no change of the store with this name.
+    pub(crate) fn is_none_of(&self, store: &str) -> StoreError {
+        StoreError::Other(format!(
+            "a change of {store} is none that it can have; the program that wrote it is at fault"
+        ))
+    }
+}
+
 /// A key and its value, in bytes.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
@@ -152,6 +179,10 @@ pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// `see`, `see_all` and `stage` are what an operation of a generation that has given its state away
 /// comes down to.
+///
+/// # In reserve
+///
+/// The gate sends operations elsewhere. `follow` keeps the store as the owner has it.
 pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
     /// Its name: the section's.
     fn name(&self) -> &str;
@@ -262,4 +293,12 @@ pub(crate) trait Store: Send + Sync + fmt::Debug + 'static {
         version: u32,
         wanted: &[Wanted<'_>],
     ) -> Result<Box<dyn super::transaction::Group>, StateError>;
+
+    /// Makes a change that the generation which owns the state has made. The changes of a key come in their
+    /// order.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be understood; the store is not what the owner has from then on.
+    fn follow(&self, change: Followed<'_>) -> Result<(), StoreError>;
 }

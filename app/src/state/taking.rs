@@ -11,7 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use heirloom_handover::{fds, lifeline::Lifeline};
+use heirloom_handover::{
+    fault::{self, Point},
+    fds,
+    lifeline::Lifeline,
+};
 use heirloom_state_codec::{
     End, EntryLedger, Event, Limits, Manifest, SectionDescriptor, SectionId, SnapshotReader,
 };
@@ -21,6 +25,7 @@ use nix::{
 };
 
 use super::{
+    copy::limits,
     error::{StoreError, TakeError},
     store::Store,
 };
@@ -72,6 +77,7 @@ impl Taking {
         migration: Option<u64>,
         lifeline: Option<OwnedFd>,
         stores: Vec<Arc<dyn Store>>,
+        bytes_max: Option<u64>,
     ) -> Result<Self, TakeError> {
         // The keeper waits for its orders as well.
         fcntl(&stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
@@ -79,7 +85,7 @@ impl Taking {
             stream: File::from(stream),
             migration,
             lifeline: lifeline.map(Lifeline::new),
-            reader: SnapshotReader::new(Limits::default()),
+            reader: SnapshotReader::new(limits(bytes_max)),
             stores,
             sections: HashMap::new(),
             ledger: None,
@@ -99,6 +105,7 @@ impl Taking {
             // Somebody else woke the keeper.
             return Ok(Took::More);
         };
+        fault::reached(Point::NewReading);
         if count == 0 {
             // Too soon: the end mark would have been the end.
             self.reader.finish()?;
@@ -119,6 +126,7 @@ impl Taking {
         let Some(end) = self.end.take() else {
             return Ok(Took::More);
         };
+        fault::reached(Point::NewEnding);
         // The end mark is the end, also where the other side keeps the stream open; but what it has
         // written behind it is wrong.
         self.fill()?;
@@ -203,7 +211,9 @@ impl Room<'_> {
             }
             Event::RoundEnd(round) => {
                 if let Some(lifeline) = self.lifeline {
+                    fault::reached(Point::NewApplied);
                     lifeline.applied(round.round)?;
+                    fault::reached(Point::NewToldApplied);
                 }
             }
             Event::End(end) => return Ok(Some(end.clone())),

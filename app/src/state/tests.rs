@@ -164,9 +164,16 @@ impl Owner {
             pause: Duration::from_millis(5),
             freeze: PAUSE_LIMIT,
             reads,
+            bytes_max: None,
+            way_back: None,
         };
         self.order(&send, &[writing, old_life, old_link]);
-        let receive = Order::Receive { migration, from: 1 };
+        let receive = Order::Receive {
+            migration,
+            from: 1,
+            bytes_max: None,
+            way_back: None,
+        };
         next.order(&receive, &[reading, new_life, new_link]);
     }
 

@@ -22,6 +22,7 @@ use super::{
     map::Map,
     set::{Present, Set},
     turn::{Turn, changing},
+    way_back::Record,
 };
 
 /// What is wrong when a store is used in a transaction of another state.
@@ -52,8 +53,8 @@ pub(crate) trait LockedGroup {
     /// If a change cannot be made.
     fn prepare(&mut self) -> Result<bool, StateError>;
 
-    /// Makes the changes.
-    fn apply(self: Box<Self>);
+    /// Makes the changes, and adds what they came to to what is written for a generation in reserve.
+    fn apply(&mut self, record: Option<&mut Record>);
 }
 
 /// A part for another generation.
@@ -106,8 +107,13 @@ fn try_here(gate: &Gate, groups: &mut [Box<dyn Group>]) -> Option<Result<bool, S
             Err(error) => return Some(Err(error)),
         }
     }
-    for group in locked {
-        group.apply();
+    let mut record = gate.record();
+    for group in &mut locked {
+        group.apply(record.as_mut());
+    }
+    // Whole, and before any of the locks is let go of.
+    if let Some(record) = record {
+        record.write();
     }
     Some(Ok(true))
 }

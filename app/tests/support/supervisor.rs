@@ -86,7 +86,13 @@ impl Native {
     /// Lets it take up what was saved; the reason if it does not.
     pub(crate) fn restore(&self, file: &File) -> Result<(), String> {
         let file = file.try_clone().unwrap().into();
-        self.order(&Order::Restore { migration: 1 }, &[file]);
+        self.order(
+            &Order::Restore {
+                migration: 1,
+                bytes_max: None,
+            },
+            &[file],
+        );
         match self.says() {
             Report::Ready { .. } => {}
             Report::Reject { reason, .. } => return Err(reason),
@@ -131,6 +137,8 @@ impl Native {
         let receive = Order::Receive {
             migration,
             from: self.number,
+            bytes_max: None,
+            way_back: None,
         };
         next.order(&receive, &new_ends);
     }
@@ -166,6 +174,8 @@ impl Native {
             pause: PAUSE,
             freeze: FREEZE_LIMIT,
             reads: reads.to_vec(),
+            bytes_max: None,
+            way_back: None,
         };
         self.order(&send, &[writing, old_life, old_link]);
         [reading, new_life, new_link]
@@ -293,7 +303,13 @@ impl Native {
     /// Stops it, with its state saved in `file`.
     pub(crate) fn stop(self, file: &File) {
         let file = file.try_clone().unwrap().into();
-        self.order(&Order::Stop { migration: 1 }, &[file]);
+        self.order(
+            &Order::Stop {
+                migration: 1,
+                bytes_max: None,
+            },
+            &[file],
+        );
         match self.says() {
             Report::Saved { .. } => {}
             other => panic!("{other:?} where SAVED should come"),

@@ -43,6 +43,16 @@ impl<'a> Message<'a> {
         })
     }
 
+    pub(super) fn number_if_given<T: std::str::FromStr>(
+        &self,
+        key: &'static str,
+    ) -> Result<Option<T>, BadMessage> {
+        match self.find(key) {
+            Some(_) => self.number(key).map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn reason(&self) -> String {
         cut(self.find("REASON").unwrap_or("no reason was given")).to_owned()
     }
@@ -80,6 +90,13 @@ impl Text {
         // Writing to a string cannot fail.
         let _infallible = writeln!(self.0, "{key}={value}");
         self
+    }
+
+    pub(super) fn line_if_given(self, key: &str, value: Option<impl fmt::Display>) -> Self {
+        match value {
+            Some(value) => self.line(key, value),
+            None => self,
+        }
     }
 
     pub(super) fn into_bytes(self) -> Vec<u8> {

@@ -15,6 +15,8 @@ pub enum Report {
         version: String,
         /// What it can read.
         reads: Vec<Reads>,
+        /// Whether it can stay in reserve, and write its changes back to one that does.
+        way_back: bool,
     },
     /// The copy is so far that a freeze would be short.
     Converged {
@@ -85,6 +87,30 @@ pub enum Report {
         /// Since when, in microseconds of `CLOCK_MONOTONIC`.
         at_usec: u64,
     },
+    /// The old generation in reserve has taken the state back, with every change that was acknowledged:
+    /// the new one is dead, or has given it back.
+    Returned {
+        /// The migration's number.
+        migration: u64,
+        /// Since when, in microseconds of `CLOCK_MONOTONIC`.
+        at_usec: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The old generation is in reserve no more, and never takes the state back.
+    StoodDown {
+        /// The migration's number.
+        migration: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The new generation has given the way back up: what it changes from now on is only its own.
+    WayLost {
+        /// The migration's number.
+        migration: u64,
+        /// Why.
+        reason: String,
+    },
     /// How many connections have gone to the new generation so far. Comes whenever none is under way,
     /// at least once soon after [`Report::Yielded`].
     Moved {
@@ -141,6 +167,7 @@ impl Report {
                 protocol: message.number("PROTOCOL")?,
                 version: cut(message.find("VERSION").unwrap_or_default()).to_owned(),
                 reads: message.reads()?,
+                way_back: message.find("WAY_BACK") == Some("1"),
             },
             "CONVERGED" => Self::Converged {
                 migration: migration()?,
@@ -180,6 +207,19 @@ impl Report {
                 migration: migration()?,
                 at_usec: message.number("AT_USEC")?,
             },
+            "RETURNED" => Self::Returned {
+                migration: migration()?,
+                at_usec: message.number("AT_USEC")?,
+                reason: message.reason(),
+            },
+            "STOOD_DOWN" => Self::StoodDown {
+                migration: migration()?,
+                reason: message.reason(),
+            },
+            "WAY_LOST" => Self::WayLost {
+                migration: migration()?,
+                reason: message.reason(),
+            },
             "MOVED" => Self::Moved {
                 migration: migration()?,
                 moved: message.counts("MOVED")?,
@@ -201,7 +241,7 @@ impl Report {
                 migration: migration()?,
                 phase: Standing::parse(message.text("PHASE")?)?,
             },
-            unknown => return Err(BadMessage::Unknown(unknown.to_owned())),
+            unknown => return Err(BadMessage::Unknown(cut(unknown).to_owned())),
         })
     }
 
@@ -213,10 +253,18 @@ impl Report {
                 protocol,
                 version,
                 reads,
-            } => Text::new("HELLO")
-                .line("PROTOCOL", protocol)
-                .line("VERSION", one_line(version))
-                .reads(reads),
+                way_back,
+            } => {
+                let text = Text::new("HELLO")
+                    .line("PROTOCOL", protocol)
+                    .line("VERSION", one_line(version));
+                let text = if *way_back {
+                    text.line("WAY_BACK", 1)
+                } else {
+                    text
+                };
+                text.reads(reads)
+            }
             Self::Converged {
                 migration,
                 rounds,
@@ -265,6 +313,20 @@ impl Report {
             Self::Yielded { migration, at_usec } => Text::new("YIELDED")
                 .line("MIGRATION", migration)
                 .line("AT_USEC", at_usec),
+            Self::Returned {
+                migration,
+                at_usec,
+                reason,
+            } => Text::new("RETURNED")
+                .line("MIGRATION", migration)
+                .line("AT_USEC", at_usec)
+                .reason(reason),
+            Self::StoodDown { migration, reason } => Text::new("STOOD_DOWN")
+                .line("MIGRATION", migration)
+                .reason(reason),
+            Self::WayLost { migration, reason } => Text::new("WAY_LOST")
+                .line("MIGRATION", migration)
+                .reason(reason),
             Self::Moved {
                 migration,
                 moved,

@@ -32,8 +32,24 @@ fn orders() -> Vec<Order> {
     let (migration, reason) = (4, "no room".to_owned());
     vec![
         Order::Begin,
-        Order::Receive { migration, from: 6 },
-        Order::Restore { migration },
+        Order::Receive {
+            migration,
+            from: 6,
+            bytes_max: None,
+            way_back: None,
+        },
+        Order::Receive {
+            migration,
+            from: 6,
+            bytes_max: None,
+            way_back: Some(reads()),
+        },
+        Order::StandDown { migration },
+        Order::Return { migration },
+        Order::Restore {
+            migration,
+            bytes_max: Some(1 << 40),
+        },
         Order::Send {
             migration,
             to: 7,
@@ -41,6 +57,18 @@ fn orders() -> Vec<Order> {
             pause: Duration::from_millis(5),
             freeze: Duration::from_secs(1),
             reads: reads(),
+            bytes_max: Some(1),
+            way_back: None,
+        },
+        Order::Send {
+            migration,
+            to: 7,
+            purpose: Purpose::Handover,
+            pause: Duration::from_millis(5),
+            freeze: Duration::from_secs(1),
+            reads: reads(),
+            bytes_max: None,
+            way_back: Some(Duration::from_secs(10)),
         },
         Order::Freeze { migration },
         Order::Commit {
@@ -54,8 +82,14 @@ fn orders() -> Vec<Order> {
         Order::Abort { migration, reason },
         Order::Retire,
         Order::Who,
-        Order::Save { migration },
-        Order::Stop { migration },
+        Order::Save {
+            migration,
+            bytes_max: None,
+        },
+        Order::Stop {
+            migration,
+            bytes_max: Some(1 << 30),
+        },
     ]
 }
 
@@ -67,6 +101,7 @@ fn reports() -> Vec<Report> {
             protocol: 1,
             version: "1.0.0".to_owned(),
             reads: reads(),
+            way_back: true,
         },
         Report::Converged {
             migration,
@@ -97,8 +132,18 @@ fn reports() -> Vec<Report> {
         Report::Thawed {
             migration,
             at_usec,
-            reason,
+            reason: reason.clone(),
         },
+        Report::Returned {
+            migration,
+            at_usec,
+            reason: reason.clone(),
+        },
+        Report::StoodDown {
+            migration,
+            reason: reason.clone(),
+        },
+        Report::WayLost { migration, reason },
         Report::Yielded { migration, at_usec },
         Report::Moved {
             migration,
@@ -140,7 +185,8 @@ fn the_text_is_that_of_the_protocol() {
         Report::Hello {
             protocol: 1,
             version: "1.0.0".to_owned(),
-            reads: reads()
+            reads: reads(),
+            way_back: false,
         }
         .to_bytes(),
         b"MESSAGE=HELLO\nPROTOCOL=1\nVERSION=1.0.0\n\

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::flags::Check;
 use super::{complain, exit, say};
-use crate::config::file;
+use crate::config::{file, trust};
 use crate::daemon::look_up;
 
 pub(crate) fn check(command: &Check) -> ExitCode {
@@ -17,11 +17,19 @@ pub(crate) fn check(command: &Check) -> ExitCode {
     match resolved {
         Ok((configuration, text)) => {
             say(text.trim_end());
+            if let Some(warning) = trust::writable_by_all(&command.file) {
+                complain(&format!("warning: {warning}"));
+            }
             for (name, service) in &configuration.services {
-                if let Err(error) = look_up(service) {
-                    complain(&format!(
+                match look_up(service) {
+                    Ok(plan) => {
+                        for warning in &plan.warnings {
+                            complain(&format!("warning: service {name}: {warning}"));
+                        }
+                    }
+                    Err(error) => complain(&format!(
                         "warning: service {name} could not start here: {error}"
-                    ));
+                    )),
                 }
             }
             ExitCode::SUCCESS

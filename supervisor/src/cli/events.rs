@@ -7,6 +7,7 @@ use super::flags::Events;
 use super::{no_reply, refused};
 use crate::control::client;
 use crate::control::protocol::{Event, Reply, Request};
+use crate::log::printable;
 
 pub(crate) fn events(command: Events) -> ExitCode {
     let request = Request::Events {
@@ -21,7 +22,7 @@ pub(crate) fn events(command: Events) -> ExitCode {
             Ok(Some(Reply::Event(event))) => {
                 let line = line(&event, command.json);
                 // Whoever reads may have seen enough.
-                if writeln!(std::io::stdout(), "{line}").is_err() {
+                if writeln!(std::io::stdout(), "{}", printable(&line)).is_err() {
                     return ExitCode::SUCCESS;
                 }
             }

@@ -9,9 +9,15 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use super::exit;
 use crate::config::listen::ListenSpec;
-use crate::config::service::{Instances, MostDraining, Ready, Span, StopSignal, Strategy};
+use crate::config::pin::Sha256;
+use crate::config::privileges::Capabilities;
+use crate::config::service::{
+    Health, Instances, MostDraining, Ready, Span, StopSignal, Strategy, WithoutWayBack,
+};
+use crate::config::size::Size;
 use crate::control::place::Wanted;
 use crate::log::Format;
+use crate::torture::Aim;
 
 /// Replaces a running network service by a new version without its users noticing.
 ///
@@ -41,6 +47,7 @@ pub(crate) enum Command {
     Snapshot(Snapshot),
     Inspect(Inspect),
     Check(Check),
+    Torture(Box<Torture>),
     Generate(Generate),
     /// Say whether this program could follow a running supervisor; the record is read from standard input
     #[command(hide = true, name = crate::daemon::TRY)]
@@ -134,6 +141,16 @@ pub(crate) struct Tuning {
     /// How long a new generation's death still brings the one before it back [default: 10s].
     #[arg(long, value_name = "TIME")]
     pub(crate) probation: Option<Span>,
+    /// Run this in the probation, and undo the handover when it fails three times in a row:
+    /// exec:COMMAND.
+    #[arg(long, value_name = "HOW")]
+    pub(crate) health: Option<Health>,
+    /// How often the command of --health is run [default: 1s].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) health_every: Option<Span>,
+    /// What to do at a handover of state that could not be undone without a loss [default: warn].
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub(crate) without_way_back: Option<WithoutWayBack>,
     /// How long clients may wait when the state moves: it is copied beforehand until what is left fits
     /// [default: 5ms].
     #[arg(long, value_name = "TIME")]
@@ -149,6 +166,14 @@ pub(crate) struct Tuning {
     /// Keep the state in this file while nothing runs: a stop saves it, the next start takes it up.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) state_file: Option<PathBuf>,
+    /// How large the state may be, as it is copied: a larger one neither moves nor is saved
+    /// [default: 1TiB].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_state: Option<Size>,
+    /// How much of what one process writes to its output may go into the log in a second, ten seconds'
+    /// worth at once; what is more is dropped and counted [default: 1MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_rate: Option<Size>,
     /// How often the program must send WATCHDOG=1.
     #[arg(long, value_name = "TIME")]
     pub(crate) watchdog: Option<Span>,
@@ -167,6 +192,20 @@ pub(crate) struct Tuning {
     /// Run it as this group [default: the user's own].
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
+    /// Its supplementary groups, with commas between [default: the user's own].
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    pub(crate) groups: Option<Vec<String>>,
+    /// Whether nothing it executes, such as sudo, can give it privileges [default: true with a user
+    /// other than root].
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// The capabilities it has, with commas between [default: none; for root all that the supervisor
+    /// has].
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) capabilities: Option<Capabilities>,
+    /// Run the program only if its file has this SHA-256.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<Sha256>,
 }
 
 /// Hand over to the program as it stands now, wait, and report
@@ -338,6 +377,90 @@ pub(crate) struct Inspect {
 pub(crate) struct Check {
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
+}
+
+/// Hand a program over again and again, under load, while its processes are killed; tell what was lost
+///
+/// Runs a supervisor of its own, in a temporary directory, with PROGRAM on a loopback port. Clients ask
+/// all the time and never retry; at random moments the new or the old process is killed or stopped.
+/// What a killed process alone had (requests it was at, its connections, its state) is counted apart; all
+/// else that a client misses is a loss.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 nothing was lost, nothing is left over; 1 something was, or a handover failed that nobody \
+disturbed; 2 usage; 3 the program does not come up. INT and TERM end it early, with a report; twice: at once."
+)]
+pub(crate) struct Torture {
+    /// Go on for so long [default: 30s].
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "handovers")]
+    pub(crate) lasting: Option<Span>,
+    /// Go on for so many handovers.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) handovers: Option<u64>,
+    /// From the beginning of one handover to that of the next.
+    #[arg(long, value_name = "TIME", default_value = "500ms")]
+    pub(crate) every: Span,
+    /// Kill this generation with SIGKILL at a random moment of a handover.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "new")]
+    pub(crate) kill: Aim,
+    /// Stop this generation for a while at a random moment of a handover.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "none")]
+    pub(crate) stall: Aim,
+    /// For so long.
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub(crate) stall_for: Span,
+    /// Of a hundred handovers, so many are disturbed.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) share: u8,
+    /// Choose moments and victims by this number; the report names the one that was used. The same one
+    /// chooses the same again, as far as the machine is as fast.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// At every second handover hand over to this program instead, with the same arguments.
+    #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
+    pub(crate) alternate: Option<String>,
+    /// Clients GET this path.
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub(crate) path: String,
+    /// Clients POST to this path, KEY in it being each client's own, and expect how often they have done
+    /// so: then each write that was acknowledged is checked to be there once.
+    #[arg(long, value_name = "PATH", conflicts_with = "path")]
+    pub(crate) counter: Option<String>,
+    /// Clients only connect, for programs that do not speak HTTP.
+    #[arg(long, conflicts_with_all = ["path", "counter"])]
+    pub(crate) connect_only: bool,
+    /// A connection that the program closes between two requests counts as lost.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Clients that keep their connection.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clients)]
+    pub(crate) keeping: usize,
+    /// Clients that connect anew for each request.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clients)]
+    pub(crate) fresh: usize,
+    /// Clients that keep a connection and use it every three seconds.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clients)]
+    pub(crate) idle: usize,
+    /// How long a client waits from an answer to its next request.
+    #[arg(long, value_name = "TIME", default_value = "10ms")]
+    pub(crate) pace: Span,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Listen there; the first is the one that clients connect to [default: http=tcp:127.0.0.1:0].
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) listen: Vec<ListenSpec>,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "PROGRAM ARGS", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) program: Vec<String>,
+}
+
+/// Each client is a thread.
+fn clients(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= 512);
+    number.ok_or_else(|| "give a number up to 512".to_owned())
 }
 
 /// Write man pages or completions, made from the definition of this command line

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::flags::{Reload, Rollback};
-use super::{complain, exit, no_reply, refused, say};
+use super::{complain, exit, no_reply, refused, remark, say};
 use crate::config::service::Span;
 use crate::control::client;
 use crate::control::place::Wanted;
@@ -92,10 +92,11 @@ fn worse(one: u8, other: u8) -> u8 {
 fn progress(event: &Event, started: Instant) {
     let Event { service, text, .. } = event;
     let elapsed = started.elapsed().as_secs_f64() * 1e3;
-    match event.generation {
-        Some(generation) => eprintln!("{elapsed:9.1} ms  {service}/{generation}: {text}"),
-        None => eprintln!("{elapsed:9.1} ms  {service}: {text}"),
-    }
+    let who = match event.generation {
+        Some(generation) => format!("{service}/{generation}"),
+        None => service.clone(),
+    };
+    remark(&format!("{elapsed:9.1} ms  {who}: {text}"));
 }
 
 fn tell(report: &Report, json: bool) {
@@ -115,6 +116,9 @@ fn tell(report: &Report, json: bool) {
     } = report;
     match report.outcome {
         Outcome::Committed => {
+            if let Some(warning) = &report.warning {
+                eprintln!("{service}: warning: {warning}");
+            }
             let state = state_of(report);
             say(&format!(
                 "{service}: generation {to} serves (before: {from}; {total_ms:.1} ms{state})"
@@ -140,7 +144,7 @@ fn tell(report: &Report, json: bool) {
             let reason = report.reason.as_deref().unwrap_or("no reason is known");
             complain(&format!("{service}: {what}: {reason}"));
             for line in &report.stderr {
-                eprintln!("  | {line}");
+                remark(&format!("  | {line}"));
             }
         }
     }

@@ -8,6 +8,7 @@ use super::flags::{Run, Tuning, Which};
 use super::{complain, exit};
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
+use crate::config::trust;
 use crate::control::place;
 use crate::daemon::{self, First, Inherited, Origin, Start};
 use crate::log;
@@ -32,7 +33,7 @@ pub(crate) fn run(command: Run) -> ExitCode {
     };
     let origin = match passed {
         Some(passed) => Origin::Successor(Box::new(passed)),
-        None => match first(which, config, listen, tuning, &program) {
+        None => match first(which, config.clone(), listen, tuning, &program) {
             Ok(origin) => origin,
             Err((status, reason)) => {
                 complain(&reason);
@@ -48,6 +49,12 @@ pub(crate) fn run(command: Run) -> ExitCode {
             return exit::FAILED.into();
         }
     };
+    if let Err(error) = daemon::check_threads() {
+        complain(&format!(
+            "no threads can be started: {error}; raise the limit on processes (ulimit -u, TasksMax=)"
+        ));
+        return exit::FAILED.into();
+    }
     let log = match log::start(log_format, log_file.as_deref()) {
         Ok(log) => log,
         Err(error) => {
@@ -55,6 +62,9 @@ pub(crate) fn run(command: Run) -> ExitCode {
             return exit::USAGE.into();
         }
     };
+    if let Some(warning) = config.as_deref().and_then(trust::writable_by_all) {
+        tracing::warn!("{warning}");
+    }
     daemon::run(Start {
         origin,
         signals,
@@ -116,7 +126,8 @@ fn from_command_line(
 }
 
 impl Tuning {
-    fn service(
+    /// The service that these settings make of a command.
+    pub(super) fn service(
         self,
         name: &str,
         command: Vec<String>,
@@ -134,6 +145,9 @@ impl Tuning {
             ready_timeout: self.ready_timeout.unwrap_or(default.ready_timeout),
             drain_timeout: self.drain_timeout.unwrap_or(default.drain_timeout),
             probation: self.probation.unwrap_or(default.probation),
+            health: self.health,
+            health_every: self.health_every.unwrap_or(default.health_every),
+            without_way_back: self.without_way_back.unwrap_or(default.without_way_back),
             pause: self.pause.unwrap_or(default.pause),
             freeze_timeout: self.freeze_timeout.unwrap_or(default.freeze_timeout),
             memory_check: self.memory_check.unwrap_or(default.memory_check),
@@ -141,12 +155,19 @@ impl Tuning {
             state_file: self
                 .state_file
                 .map(|path| std::path::absolute(&path).unwrap_or(path)),
+            max_state: self.max_state.unwrap_or(default.max_state),
+            log_rate: self.log_rate.unwrap_or(default.log_rate),
             watchdog: self.watchdog,
             most_draining: self.most_draining.unwrap_or(default.most_draining),
             directory: self.directory,
             env_file: self.env_file,
             user: self.user,
             group: self.group,
+            groups: self.groups,
+            no_new_privileges: self.no_new_privileges,
+            capabilities: self.capabilities,
+            sha256: self.sha256,
+            minisign: default.minisign,
             environment: default.environment,
         }
     }

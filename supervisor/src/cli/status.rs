@@ -8,6 +8,7 @@ use super::flags;
 use super::{complain, exit, no_reply, refused, say};
 use crate::control::client;
 use crate::control::protocol::{Reply, Request, Status};
+use crate::log::printable;
 
 /// How long the supervisor may take to answer.
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ pub(crate) fn status(command: flags::Status) -> ExitCode {
 fn show(text: &str, in_place: bool) -> bool {
     let clear = if in_place { "\x1b[H\x1b[2J" } else { "" };
     let mut out = std::io::stdout();
-    writeln!(out, "{clear}{text}")
+    writeln!(out, "{clear}{}", printable(text))
         .and_then(|()| out.flush())
         .is_ok()
 }
@@ -78,7 +79,8 @@ fn for_people(status: &Status) -> String {
             let pid = generation
                 .pid
                 .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-            let memory = generation.rss_bytes as f64 / f64::from(1 << 20);
+            let bytes = generation.memory_bytes.unwrap_or(generation.rss_bytes);
+            let memory = bytes as f64 / f64::from(1 << 20);
             let said = generation
                 .status
                 .as_deref()

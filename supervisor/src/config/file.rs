@@ -4,6 +4,7 @@
 //! mistyped `drain_timout` must not silently mean the default.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -25,15 +26,41 @@ pub(crate) enum BadConfiguration {
         path: PathBuf,
         error: std::io::Error,
     },
-    /// It is not TOML of the expected form.
-    #[error("{path}: {error}")]
+    /// It is not TOML of the expected form. The line itself is not repeated: it may hold a secret, and
+    /// errors are logged.
+    #[error("{path}: {place}{reason}")]
     Malformed {
         path: PathBuf,
-        error: Box<toml::de::Error>,
+        place: Place,
+        reason: String,
     },
     /// It contradicts itself.
     #[error("{path}: {reason}")]
     Contradictory { path: PathBuf, reason: String },
+}
+
+/// Where in a text something is wrong; nowhere in particular if it is not known.
+#[derive(Debug)]
+pub(crate) struct Place(Option<(usize, usize)>);
+
+impl Place {
+    fn of(text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        Self(before.map(|before| {
+            let line_begins = before.rfind('\n').map_or(0, |at| at + 1);
+            let line = before.matches('\n').count() + 1;
+            (line, before[line_begins..].chars().count() + 1)
+        }))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((line, column)) => write!(f, "line {line}, column {column}: "),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A configuration with every default filled in.
@@ -64,10 +91,20 @@ pub(crate) fn read(path: &Path) -> Result<Configuration, BadConfiguration> {
         return Err(unreadable(std::io::Error::other(error)));
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    parse(path, &text)
+}
+
+/// Checks the text of a configuration file.
+///
+/// # Errors
+///
+/// As [`read`].
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Configuration, BadConfiguration> {
     let mut configuration: Configuration =
-        toml::from_str(&text).map_err(|error| BadConfiguration::Malformed {
+        toml::from_str(text).map_err(|error| BadConfiguration::Malformed {
             path: path.to_owned(),
-            error: Box::new(error),
+            place: Place::of(text, &error),
+            reason: error.message().to_owned(),
         })?;
     if configuration.name.is_empty() {
         let stem = path.file_stem().unwrap_or_default();
@@ -128,6 +165,9 @@ impl Service {
             ));
         }
         self.check_state()?;
+        if self.user.is_none() && (self.group.is_some() || self.groups.is_some()) {
+            return Err("group or groups without user; set user as well".to_owned());
+        }
         let odd = |text: &str| text.is_empty() || text.contains(['=', '\0']);
         if let Some(name) = self.environment.keys().find(|name| odd(name)) {
             return Err(format!("`{name}` cannot be the name of a variable"));
@@ -224,6 +264,11 @@ mod tests {
             env_file = "/etc/shop/env"
             user = "shop"
             group = "www"
+            groups = ["www", "adm"]
+            no_new_privileges = false
+            capabilities = ["net_bind_service", "CAP_NET_RAW"]
+            sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+            minisign = { public_key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3", signature = "/s/{program}" }
             environment = { A = "1" }
             "#,
         )
@@ -275,10 +320,52 @@ mod tests {
                 "[service.a]\ncommand=[\"x\"]\nfreeze_timeout=\"0s\"",
                 "longer than nothing",
             ),
+            (
+                "[service.a]\ncommand=[\"x\"]\nsha256=\"12\"",
+                "line 3, column 8: `12` is not a SHA-256",
+            ),
+            (
+                "[service.a]\ncommand=[\"x\"]\ncapabilities=[\"net_bind\"]",
+                "line 3, column 14: `net_bind` is not a capability",
+            ),
+            (
+                "[service.a]\ncommand=[\"x\"]\nminisign={}",
+                "line 3, column 10: minisign needs public_key",
+            ),
+            (
+                "[service.a]\ncommand=[\"x\"]\ngroups=[]",
+                "set user as well",
+            ),
         ];
         for (text, part) in cases {
             let error = read_text(text).unwrap_err();
             assert!(error.contains(part), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_never_repeats_what_may_be_a_secret() {
+        let head = "[service.a]\ncommand=[\"x\"]\n";
+        for rest in [
+            "environment = { KEY = \"hunter2\", }}",
+            "environment = { KEY = \"hunter2 }",
+            "environment = { KEY = hunter2 }",
+            "environment = { KEY = \"\\hunter2\" }",
+            "environment = { KEY = 1177235 }",
+            "environment = { KEY = [\"hunter2\"] }",
+            "environment = { KEY = { a = \"hunter2\" } }",
+            "environment = { KEY = 1979-05-27T07:32:00Z }",
+            "environment = \"hunter2\"",
+            "environment = [\"hunter2\"]",
+            "environment = 1177235",
+            "[service.a.environment]\nKEY = \"hunter2\"\nKEY = \"hunter2\"",
+            "[service.a.environment]\nKEY = \"\"\"hunter2\n\"",
+            "environment = { \"=\" = \"hunter2\" }",
+        ] {
+            let error = read_text(&format!("{head}{rest}")).unwrap_err();
+            for secret in ["hunter2", "1177235", "1979"] {
+                assert!(!error.contains(secret), "{rest}\n{error}");
+            }
         }
     }
 

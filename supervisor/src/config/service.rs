@@ -7,9 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::listen::ListenSpec;
+use super::pin::{Minisign, Sha256};
+use super::privileges::Capabilities;
+use super::size::Size;
 
 /// The most processes one service may have at once.
 pub(crate) const MOST_INSTANCES: usize = 256;
@@ -43,6 +47,13 @@ pub(crate) struct Service {
     pub(crate) drain_timeout: Span,
     /// How long a new generation may still be undone by its own death.
     pub(crate) probation: Span,
+    /// What is run in the probation to see whether the new generation is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<Health>,
+    /// How often it is run.
+    pub(crate) health_every: Span,
+    /// What to do at a handover of state that could not be undone without a loss.
+    pub(crate) without_way_back: WithoutWayBack,
     /// How long clients may wait at a handover of state: the copy goes on until less would do.
     pub(crate) pause: Span,
     /// The longest the state may stand still at a handover; then the old one goes on with it.
@@ -55,6 +66,10 @@ pub(crate) struct Service {
     /// How often the program must send `WATCHDOG=1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) watchdog: Option<Span>,
+    /// How large its state may be, as it is copied: a larger one neither moves nor is saved.
+    pub(crate) max_state: Size,
+    /// How much of what one process writes to its output may go into the log, in a second.
+    pub(crate) log_rate: Size,
     /// How many processes of former generations may drain before a handover waits for one to end.
     pub(crate) most_draining: MostDraining,
     /// Where it runs; the supervisor's own directory if not given. Looked up for each generation.
@@ -69,9 +84,41 @@ pub(crate) struct Service {
     /// The group it runs as; the user's own if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+    /// Its supplementary groups; those of the user if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) groups: Option<Vec<String>>,
+    /// Whether nothing it executes can give it privileges; so for every user but root if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) no_new_privileges: Option<bool>,
+    /// The capabilities it has; none, or for root all that the supervisor has, if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) capabilities: Option<Capabilities>,
+    /// What the program's file must hash to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<Sha256>,
+    /// Who must have signed the program's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) minisign: Option<Minisign>,
     /// Variables added to its environment; those of the file win.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "variables"
+    )]
     pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// Reads variables without ever repeating a value: it may be a secret, and errors are logged.
+fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let table = toml::Table::deserialize(from)
+        .map_err(|_| D::Error::custom("environment is a table of NAME = \"VALUE\""))?;
+    let text = |(name, value)| match value {
+        toml::Value::String(text) => Ok((name, text)),
+        _other => {
+            let reason = format!("the value of `{name}` is not text; put it between quotes");
+            Err(D::Error::custom(reason))
+        }
+    };
+    table.into_iter().map(text).collect()
 }
 
 impl Default for Service {
@@ -87,9 +134,14 @@ impl Default for Service {
             ready_timeout: Span(Duration::from_secs(60)),
             drain_timeout: Span(Duration::from_secs(30)),
             probation: Span(Duration::from_secs(10)),
+            health: None,
+            health_every: Span(Duration::from_secs(1)),
+            without_way_back: WithoutWayBack::Warn,
             pause: Span(Duration::from_millis(5)),
             freeze_timeout: Span(Duration::from_secs(1)),
             memory_check: true,
+            max_state: Size::MOST,
+            log_rate: Size::mib(1),
             state_file: None,
             watchdog: None,
             most_draining: MostDraining(8),
@@ -97,6 +149,11 @@ impl Default for Service {
             env_file: None,
             user: None,
             group: None,
+            groups: None,
+            no_new_privileges: None,
+            capabilities: None,
+            sha256: None,
+            minisign: None,
             environment: BTreeMap::new(),
         }
     }
@@ -175,6 +232,56 @@ impl fmt::Display for Ready {
             Self::Exec(words) => write!(f, "exec:{}", words.join(" ")),
         }
     }
+}
+
+/// A command that tells whether a new generation is well: `exec:COMMAND`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Health(Vec<String>);
+
+impl Health {
+    /// The command and its arguments.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl FromStr for Health {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(Ready::Exec(words)) => Ok(Self(words)),
+            Err(error) if text.starts_with("exec:") => Err(error),
+            Ok(Ready::Auto | Ready::Notify | Ready::After(_)) | Err(_) => {
+                Err(format!("`{text}` is not exec:COMMAND"))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Health {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Health> for String {
+    fn from(health: Health) -> Self {
+        Ready::Exec(health.0).to_string()
+    }
+}
+
+/// What to do when a generation that fails in its probation would take some of the state with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum WithoutWayBack {
+    /// Hand over, and say what would be lost.
+    Warn,
+    /// Do not hand over.
+    Refuse,
 }
 
 /// A length of time as people write it: `30s`, `1m 30s`, `250ms`.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -115,15 +115,18 @@ pub(crate) fn connect(wanted: &Wanted) -> Result<UnixStream, Unreachable> {
         (None, None, Some(unit)) => unit,
         (None, None, None) => return connect_to_only_one(&directory()),
     };
-    let connected = UnixStream::connect(&path).and_then(|stream| {
-        let peer = getsockopt(&stream, PeerCredentials)?.uid();
-        if peer == 0 || peer == getuid().as_raw() || getuid().is_root() {
-            return Ok(stream);
-        }
-        let reason = format!("it belongs to user {peer}");
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
-    });
-    connected.map_err(|error| Unreachable::Silent { path, error })
+    connect_to_own(&path).map_err(|error| Unreachable::Silent { path, error })
+}
+
+/// Connects to a supervisor that another user cannot have put there.
+fn connect_to_own(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path)?;
+    let peer = getsockopt(&stream, PeerCredentials)?.uid();
+    if peer == 0 || peer == getuid().as_raw() || getuid().is_root() {
+        return Ok(stream);
+    }
+    let reason = format!("it belongs to user {peer}");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
 /// Where a supervisor of this name may be: one started by hand, and one whose unit has
@@ -149,7 +152,7 @@ fn connect_to_only_one(directory: &Path) -> Result<UnixStream, Unreachable> {
             Some(ending) if ending == "sock" => path,
             Some(_) | None => path.join("control.sock"),
         };
-        if let Ok(stream) = UnixStream::connect(socket) {
+        if let Ok(stream) = connect_to_own(&socket) {
             found.push((name, stream));
         }
     }
@@ -253,18 +256,12 @@ pub(crate) fn bind_replacing<T>(
     {
         return Err(error);
     }
-    let wide = umask(Mode::from_bits_truncate(0o177));
+    // It is made with its mode. To change that later would mean to trust that the path still leads to it.
+    let before = umask(Mode::from_bits_truncate(0o777 & !mode));
     let bound = bind(&first);
-    umask(wide);
+    umask(before);
     let bound = bound?;
-    let placed = fs::set_permissions(&first, fs::Permissions::from_mode(mode)).and_then(|()| {
-        if stale {
-            fs::rename(&first, path)
-        } else {
-            Ok(())
-        }
-    });
-    if let Err(error) = placed {
+    if stale && let Err(error) = fs::rename(&first, path) {
         let _first_error_counts = fs::remove_file(&first);
         return Err(error);
     }
@@ -331,6 +328,7 @@ fn seqpacket_answers(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_second_supervisor_leaves_the_first_alone() {

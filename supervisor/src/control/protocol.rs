@@ -62,6 +62,21 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Reads the line of a client.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, for the client.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(line).map_err(|error| {
+            format!(
+                "the request is not understood ({error}); are client and supervisor of one version?"
+            )
+        })
+    }
+}
+
 /// What the supervisor answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", content = "content", rename_all = "kebab-case")]
@@ -158,6 +173,14 @@ pub(crate) enum EventKind {
     Restored,
     /// It was taken over from a supervisor that is gone.
     Adopted,
+    /// It has given its state away and stays, to take it back if the one that has it fails.
+    InReserve,
+    /// It took its state back from the generation that had taken it over.
+    Returned,
+    /// It is in reserve no more.
+    StoodDown,
+    /// The generation before cannot take all of the state back.
+    NoWayBack,
     /// It was told to finish and end.
     Draining,
     /// Connections have gone to the new generation.
@@ -236,6 +259,9 @@ pub(crate) struct GenerationStatus {
     pub(crate) connections: u64,
     /// Memory of its main process.
     pub(crate) rss_bytes: u64,
+    /// What all its processes hold, with the files they have read; `null` where that is not counted.
+    #[serde(default)]
+    pub(crate) memory_bytes: Option<u64>,
     /// What it says of itself (`STATUS=`).
     pub(crate) status: Option<String>,
     /// Whether it speaks the handover protocol.
@@ -276,6 +302,9 @@ pub(crate) struct Report {
     /// The same and more by protocol, as the old generation counts them; none if it does not.
     #[serde(default)]
     pub(crate) connections: Option<Connections>,
+    /// What would be lost if the new generation failed in its probation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warning: Option<String>,
     /// The last lines the failed generation wrote to its standard error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) stderr: Vec<String>,

@@ -12,6 +12,8 @@ pub(crate) enum Phase {
     Starting,
     /// It serves.
     Serving,
+    /// Another serves in its place, and it stays, to take that back.
+    Reserve,
     /// It was told to stop and finishes what it has begun; a deadline runs.
     Draining,
     /// It was killed and has not been reaped.
@@ -33,6 +35,10 @@ pub(crate) enum Event {
     Failed,
     /// Another takes its place, or the service stops: finish and go.
     Retire,
+    /// Another takes its place and may yet fail: stay.
+    Reserve,
+    /// The one that took its place has failed: serve again.
+    Return,
     /// It is not wanted after all: finish soon and go.
     Discard,
     /// It must go at once.
@@ -76,6 +82,8 @@ pub(crate) enum Report {
     Ready,
     /// It did not become ready and will not.
     FailedToStart,
+    /// It serves again, in place of the one that had taken its place.
+    Returned,
     /// It served, and does not any more though nobody asked it to stop.
     Died,
     /// Nothing of it is left.
@@ -100,7 +108,9 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
                 Phase::Clearing,
                 &[TellRest, Allow(Short), Tells(Report::FailedToStart)],
             ),
-            Event::DrainOver | Event::Empty => (Phase::Starting, &[]),
+            Event::DrainOver | Event::Empty | Event::Reserve | Event::Return => {
+                (Phase::Starting, &[])
+            }
         },
         Phase::Serving => match event {
             Event::Failed => (Phase::Killed, &[Kill, Allow(Short), Tells(Report::Died)]),
@@ -111,10 +121,25 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
                 Phase::Clearing,
                 &[TellRest, Allow(Short), Tells(Report::Died)],
             ),
+            Event::Reserve => (Phase::Reserve, &[]),
             // READY=1 again: it has reloaded its resources.
-            Event::Ready | Event::NotReadyInTime | Event::DrainOver | Event::Empty => {
-                (Phase::Serving, &[])
-            }
+            Event::Ready
+            | Event::NotReadyInTime
+            | Event::DrainOver
+            | Event::Empty
+            | Event::Return => (Phase::Serving, &[]),
+        },
+        Phase::Reserve => match event {
+            Event::Return => (Phase::Serving, &[Tells(Report::Returned)]),
+            Event::Retire => (Phase::Draining, &[Tell, Allow(Drain)]),
+            Event::Discard => (Phase::Draining, &[Tell, Allow(Short)]),
+            Event::Failed | Event::Kill => (Phase::Killed, &[Kill, Allow(Short)]),
+            Event::Exited => (Phase::Clearing, &[TellRest, Allow(Short)]),
+            Event::Ready
+            | Event::NotReadyInTime
+            | Event::DrainOver
+            | Event::Empty
+            | Event::Reserve => (Phase::Reserve, &[]),
         },
         Phase::Draining => match event {
             Event::Kill | Event::DrainOver => (Phase::Killed, &[Kill, Allow(Short)]),
@@ -124,6 +149,8 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
             | Event::NotReadyInTime
             | Event::Failed
             | Event::Retire
+            | Event::Reserve
+            | Event::Return
             | Event::Discard
             | Event::Empty => (Phase::Draining, &[]),
         },
@@ -137,6 +164,8 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
             | Event::NotReadyInTime
             | Event::Failed
             | Event::Retire
+            | Event::Reserve
+            | Event::Return
             | Event::Discard => (Phase::Killed, &[]),
         },
         Phase::Clearing => match event {
@@ -146,6 +175,8 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
             | Event::NotReadyInTime
             | Event::Failed
             | Event::Retire
+            | Event::Reserve
+            | Event::Return
             | Event::Discard
             | Event::Exited => (Phase::Clearing, &[]),
         },
@@ -154,6 +185,8 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
             | Event::NotReadyInTime
             | Event::Failed
             | Event::Retire
+            | Event::Reserve
+            | Event::Return
             | Event::Discard
             | Event::Kill
             | Event::DrainOver
@@ -167,15 +200,16 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
 mod tests {
     use super::*;
 
-    const PHASES: [Phase; 6] = [
+    const PHASES: [Phase; 7] = [
         Phase::Starting,
         Phase::Serving,
+        Phase::Reserve,
         Phase::Draining,
         Phase::Killed,
         Phase::Clearing,
         Phase::Gone,
     ];
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 11] = [
         Event::Ready,
         Event::NotReadyInTime,
         Event::Failed,
@@ -185,35 +219,51 @@ mod tests {
         Event::DrainOver,
         Event::Exited,
         Event::Empty,
+        Event::Reserve,
+        Event::Return,
     ];
 
     /// The whole table as prose would give it: a row a phase, a column an event in the order of
     /// `EVENTS`. `.` stays; otherwise the next phase's letter and, behind it, the actions: t tell,
-    /// r tell the rest, k kill, d/s allow the drain's time or a short one, R F D G the report.
-    const TABLE: [(Phase, [&str; 9]); 6] = [
+    /// r tell the rest, k kill, d/s allow the drain's time or a short one, R F D G B the report.
+    const TABLE: [(Phase, [&str; 11]); 7] = [
         (
             Phase::Starting,
             [
-                "S:R", "D:tsF", "D:tsF", "D:td", "D:ts", "K:ks", ".", "C:rsF", ".",
+                "S:R", "D:tsF", "D:tsF", "D:td", "D:ts", "K:ks", ".", "C:rsF", ".", ".", ".",
             ],
         ),
         (
             Phase::Serving,
-            [".", ".", "K:ksD", "D:td", "D:ts", "K:ks", ".", "C:rsD", "."],
+            [
+                ".", ".", "K:ksD", "D:td", "D:ts", "K:ks", ".", "C:rsD", ".", "E:", ".",
+            ],
+        ),
+        (
+            Phase::Reserve,
+            [
+                ".", ".", "K:ks", "D:td", "D:ts", "K:ks", ".", "C:rs", ".", ".", "S:B",
+            ],
         ),
         (
             Phase::Draining,
-            [".", ".", ".", ".", ".", "K:ks", "K:ks", "C:r", "."],
+            [
+                ".", ".", ".", ".", ".", "K:ks", "K:ks", "C:r", ".", ".", ".",
+            ],
         ),
         (
             Phase::Killed,
-            [".", ".", ".", ".", ".", "K:ks", "K:ks", "K:ks", "G:G"],
+            [
+                ".", ".", ".", ".", ".", "K:ks", "K:ks", "K:ks", "G:G", ".", ".",
+            ],
         ),
         (
             Phase::Clearing,
-            [".", ".", ".", ".", ".", "K:ks", "K:ks", ".", "G:G"],
+            [
+                ".", ".", ".", ".", ".", "K:ks", "K:ks", ".", "G:G", ".", ".",
+            ],
         ),
-        (Phase::Gone, [".", ".", ".", ".", ".", ".", ".", ".", "."]),
+        (Phase::Gone, ["."; 11]),
     ];
 
     fn written(phase: Phase, event: Event) -> String {
@@ -224,6 +274,7 @@ mod tests {
         let letter = match next {
             Phase::Starting => 'A',
             Phase::Serving => 'S',
+            Phase::Reserve => 'E',
             Phase::Draining => 'D',
             Phase::Killed => 'K',
             Phase::Clearing => 'C',
@@ -238,6 +289,7 @@ mod tests {
             Action::Report(Report::Ready) => 'R',
             Action::Report(Report::FailedToStart) => 'F',
             Action::Report(Report::Died) => 'D',
+            Action::Report(Report::Returned) => 'B',
             Action::Report(Report::Gone) => 'G',
         });
         format!("{letter}:{}", actions.collect::<String>())

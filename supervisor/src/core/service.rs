@@ -20,7 +20,7 @@ mod vocabulary;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,8 +45,10 @@ enum Activity {
 pub(crate) struct Service {
     policy: Policy,
     slots: Vec<Slot>,
-    /// Every process that was spawned and is not gone: its generation and slot.
-    living: BTreeMap<ProcessId, (Generation, usize)>,
+    /// Every process that was spawned and is not gone: its generation, slot and plan.
+    living: BTreeMap<ProcessId, (Generation, usize, PlanId)>,
+    /// Those of them whose place another has taken, and that may yet come back.
+    replaced: BTreeSet<ProcessId>,
     activity: Activity,
     /// A handover that arrived while another ran.
     next: Option<Job>,
@@ -74,6 +76,7 @@ impl Service {
             slots: vec![Slot::Vacant; policy.instances],
             policy,
             living: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             activity: Activity::Idle,
             next: None,
             current: None,
@@ -174,6 +177,7 @@ impl Service {
             Event::Ready(process) => self.on_ready(process, &mut actions),
             Event::FailedToStart(process) => self.on_failed_to_start(process, &mut actions),
             Event::Died(process) => self.on_died(process, &mut actions),
+            Event::Returned { new, old } => self.on_returned(new, old, &mut actions),
             Event::Gone(process) => self.on_gone(process, &mut actions),
             Event::Proved(process) => self.on_proved(process, &mut actions),
             Event::Settled(process) => self.on_settled(process),
@@ -298,8 +302,64 @@ impl Service {
         }
     }
 
+    fn on_returned(&mut self, new: ProcessId, old: ProcessId, actions: &mut Actions) {
+        let Some((_, _, plan)) = self.living.get(&old).copied() else {
+            return;
+        };
+        let Some(slot) = self.slot_of(new) else {
+            // Its slot was given up meanwhile.
+            return actions.push(Action::Retire(old));
+        };
+        let failures = 0;
+        self.replaced.remove(&old);
+        self.slots[slot] = Slot::Serving {
+            process: old,
+            plan,
+            failures,
+        };
+        actions.extend([Action::Retire(new), Action::StartProbation(old)]);
+        let (from, to) = self.last_commit;
+        match &self.activity {
+            Activity::Idle if Some(plan) != self.current => {
+                let others = (0..self.slots.len()).filter(|other| !self.runs(*other, plan));
+                let others: VecDeque<usize> = others.collect();
+                let concludes = None;
+                if others.is_empty() {
+                    self.current = Some(plan);
+                    let (culprit, restored) = (new, true);
+                    let outcome = Outcome::RolledBack { culprit, restored };
+                    actions.push(Action::Finished(Finish {
+                        from,
+                        to,
+                        outcome,
+                        concludes,
+                    }));
+                } else {
+                    let purpose = Purpose::Undo {
+                        culprit: new,
+                        from,
+                        to,
+                        concludes,
+                    };
+                    self.replace(purpose, plan, self.policy, others, actions);
+                }
+            }
+            Activity::Replacing(rollout)
+                if rollout.touched.contains(&slot)
+                    && matches!(rollout.purpose, Purpose::Asked(_)) =>
+            {
+                let mut rollout = rollout.clone();
+                rollout.touched.remove(&slot);
+                self.abandon_new(&rollout, actions);
+                self.rollout_failed(rollout, new, actions);
+            }
+            Activity::Idle | Activity::WaitingForRoom(_) | Activity::Replacing(_) => {}
+        }
+    }
+
     fn on_gone(&mut self, process: ProcessId, actions: &mut Actions) {
         self.living.remove(&process);
+        self.replaced.remove(&process);
         if self.stopping {
             self.note_stopped(actions);
             return;

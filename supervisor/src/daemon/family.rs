@@ -3,7 +3,8 @@
 //!
 //! A member is known by its process group, by its ancestors, or, once its ancestors have ended and
 //! it was handed to the supervisor as its subreaper, by the generation and instance named in the
-//! environment it was started with. Read from `/proc` whenever it is asked; nothing is remembered.
+//! environment it was started with; and, where a control group could be made for it, by that. Read from
+//! `/proc` whenever it is asked; nothing is remembered.
 //!
 //! A family that a former supervisor started does not descend from this one: its main process is known
 //! by its descriptor, and those that are left of it by the rendezvous named in their environment, which
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,6 +29,8 @@ use heirloom_handover::environment::{
 use super::record::Handle;
 use crate::sys::pidfd;
 
+use super::control_groups;
+
 /// One instance of a generation, as its processes can be told.
 #[derive(Clone, Debug)]
 pub(crate) struct Family {
@@ -36,6 +40,9 @@ pub(crate) struct Family {
     pub(crate) service: String,
     pub(crate) generation: u64,
     pub(crate) instance: usize,
+    /// The control group it was started in: nothing of it can leave that by a new session, group or
+    /// environment.
+    pub(crate) group: Option<PathBuf>,
     /// Where the main process can be spoken to once its supervisor is gone.
     pub(crate) rendezvous: String,
     /// When the main process was started, in clock ticks since the machine was.
@@ -83,7 +90,12 @@ impl Family {
         let all = processes();
         let main = self.main.as_raw();
         let main_is_ours = self.main_is_alive();
+        let grouped = self.group.as_deref().map(control_groups::members);
+        let grouped: BTreeSet<i32> = grouped.into_iter().flatten().collect();
         let belongs = |mut pid: i32| {
+            if grouped.contains(&pid) {
+                return true;
+            }
             let named = named_by(pid, &[(HEIRLOOM_RENDEZVOUS, &self.rendezvous)]);
             for _ in 0..=all.len() {
                 match all.get(&pid) {
@@ -142,8 +154,13 @@ impl Family {
         let all = processes();
         let own = getpid().as_raw();
         let main = self.main.as_raw();
+        let grouped = self.group.as_deref().map(control_groups::members);
+        let grouped: BTreeSet<i32> = grouped.into_iter().flatten().collect();
         let number_is_ours = !(self.main_is_reaped && all.contains_key(&main));
         let belongs = |mut pid: i32| {
+            if grouped.contains(&pid) {
+                return true;
+            }
             let mut in_group = false;
             // Towards the supervisor, from which all of ours descend, at most as many steps as there
             // are processes.
@@ -188,12 +205,33 @@ impl Family {
     /// Sends a signal to each of its processes; says whether there was any.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let members = self.members();
+        if let Some(group) = self.group.as_deref().filter(|_| signal == Signal::SIGKILL) {
+            control_groups::kill(group);
+        }
         for member in &members {
             // It may have ended since it was listed. A pid is not given away before its parent, we
             // or a member, has reaped it.
             let _ended = kill(*member, signal);
         }
         !members.is_empty()
+    }
+
+    /// From now on the kernel chooses among its processes and others as ever, where memory runs out.
+    ///
+    /// # Errors
+    ///
+    /// The system's, of the first process that is not ours to speak for.
+    pub(crate) fn hold_dear(&self) -> io::Result<()> {
+        let own = fs::read_to_string("/proc/self/oom_score_adj")?;
+        for member in self.members() {
+            match fs::write(format!("/proc/{member}/oom_score_adj"), own.trim_end()) {
+                // It has ended.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                written => written?,
+            }
+        }
+        Ok(())
     }
 
     /// Whether the process was started by this instance of the generation.
@@ -347,6 +385,7 @@ mod tests {
             start_time: 0,
             pidfd: None,
             bond: Bond::Child,
+            group: None,
         };
         assert!(family.members().len() >= 2, "{:?}", family.members());
         assert!(family.signal(Signal::SIGKILL));

@@ -4,10 +4,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use tokio::sync::broadcast;
 
+use crate::clock::time_of_day;
 use crate::control::protocol::{Event, EventKind};
 
 /// How many events are kept.
@@ -46,7 +46,7 @@ impl History {
     /// Notes something.
     pub(crate) fn note(&self, service: &str, generation: Option<u64>, kind: EventKind, text: &str) {
         let event = Event {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            time: humantime::format_rfc3339_millis(time_of_day()).to_string(),
             service: service.to_owned(),
             generation,
             event: kind,
@@ -85,6 +85,7 @@ fn log(event: &Event) {
         | EventKind::Aborted
         | EventKind::RolledBack
         | EventKind::NotTakenOver
+        | EventKind::NoWayBack
         | EventKind::NotSaved
         | EventKind::BackingOff => tracing::warn!(service, generation, "{text}"),
         EventKind::Listener
@@ -100,6 +101,9 @@ fn log(event: &Event) {
         | EventKind::Thawed
         | EventKind::Yielded
         | EventKind::TakenOver
+        | EventKind::InReserve
+        | EventKind::Returned
+        | EventKind::StoodDown
         | EventKind::Saved
         | EventKind::Restored
         | EventKind::Draining

@@ -137,6 +137,10 @@ pub(crate) enum ProcessInput {
     Deaf,
     /// It has had the time to die of what made it deaf.
     StillDeaf,
+    /// The answer of its way back that was allowed for under this number has taken its time.
+    AnswerOver(u64),
+    /// The command that tests its health is to run once more.
+    CheckHealth,
     /// The step of its migration that was allowed under this number has taken its time.
     StepOver(u64),
     /// Its program could not be executed yet; try again.

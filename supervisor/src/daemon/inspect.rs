@@ -1,18 +1,25 @@
 //! What is measured when somebody asks for the status: memory and connections.
 //!
-//! Reads `/proc` only, in a thread of its own, for a machine with many sockets has much to read.
+//! Reads `/proc` and control groups, in a thread of its own, for a machine with many sockets has much to
+//! read. On a starved one it gives up: what is not counted by then is told as nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use super::control_groups;
 use super::family::Family;
 use super::readiness::socket_inode;
 use crate::control::protocol::{GenerationStatus, ServiceStatus, Status};
 
-/// Fills in what `status` says of each generation's connections and memory; families by the pid of their
-/// main process.
-pub(crate) fn measure(status: &mut Status, families: &BTreeMap<i32, Family>) {
+/// How long connections and memory may be counted for a status, in a client's time: with an answer that
+/// has to be made and sent it waits twice as long.
+pub(crate) const LONGEST: Duration = Duration::from_secs(5);
+
+/// Fills in what `status` says of each generation's connections and memory, as far as there is time;
+/// families by the pid of their main process.
+pub(crate) fn measure(status: &mut Status, families: &BTreeMap<i32, Family>, asked: Instant) {
     let tcp: Vec<Connection> = ["tcp", "tcp6"]
         .into_iter()
         .flat_map(|table| read(table, tcp_connection))
@@ -21,6 +28,9 @@ pub(crate) fn measure(status: &mut Status, families: &BTreeMap<i32, Family>) {
     for service in &mut status.services {
         let ours = established(service, &tcp, &unix);
         for generation in &mut service.generations {
+            if asked.elapsed() >= LONGEST {
+                return;
+            }
             let family = generation.pid.and_then(|pid| families.get(&pid));
             if let Some(family) = family {
                 measure_generation(family, generation, &ours);
@@ -31,6 +41,8 @@ pub(crate) fn measure(status: &mut Status, families: &BTreeMap<i32, Family>) {
 
 fn measure_generation(family: &Family, generation: &mut GenerationStatus, ours: &BTreeSet<u64>) {
     generation.rss_bytes = resident(Path::new("/proc"), family.main.as_raw()).unwrap_or(0);
+    let group = family.group.as_ref();
+    generation.memory_bytes = group.and_then(|group| control_groups::memory(group));
     let mut held = BTreeSet::new();
     for member in family.members() {
         for entry in fs::read_dir(format!("/proc/{member}/fd"))

@@ -115,18 +115,20 @@ fn left_in_group(source: &Source) -> Option<u64> {
 /// can be had back.
 #[derive(Clone, Copy, Debug)]
 struct Names {
-    limit: &'static str,
+    /// The least of them counts.
+    limits: &'static [&'static str],
     usage: &'static str,
     reclaimable: &'static str,
 }
 
 const VERSION_1: Names = Names {
-    limit: "memory.limit_in_bytes",
+    limits: &["memory.limit_in_bytes"],
     usage: "memory.usage_in_bytes",
     reclaimable: "total_inactive_file",
 };
 const VERSION_2: Names = Names {
-    limit: "memory.max",
+    // Beyond the second nothing is killed, but everything in the group is held up.
+    limits: &["memory.max", "memory.high"],
     usage: "memory.current",
     reclaimable: "inactive_file",
 };
@@ -137,7 +139,8 @@ fn left_in(group: &Path, names: &Names) -> Option<u64> {
         // `max` is no number, and no limit.
         text.trim().parse().ok()
     };
-    let left = number(names.limit)?.saturating_sub(number(names.usage)?);
+    let limit = names.limits.iter().filter_map(|name| number(name)).min()?;
+    let left = limit.saturating_sub(number(names.usage)?);
     let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let reclaimable = stat.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
@@ -228,6 +231,10 @@ mod tests {
         let (_kept, source) = machine(100 * MIB, "0::/x\n", &files);
         enough(&source, 2 * MIB).unwrap();
         enough(&source, 2 * MIB + 1).unwrap_err();
+        let high = [&files[..], &[("memory.high", "2097152\n")]].concat();
+        let (_kept, source) = machine(100 * MIB, "0::/x\n", &high);
+        enough(&source, MIB).unwrap();
+        enough(&source, MIB + 1).unwrap_err();
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //!
 //! Owns resolving a command, its directory, its environment and its user against the world as it is
 //! now, and opening the program once: what was checked is what is executed, also later, for a
-//! respawn or a rollback, when the path leads elsewhere. Starting it is [`crate::sys::spawn`]'s.
+//! respawn or a rollback, when the path leads elsewhere. A program that is pinned is executed from a
+//! copy that nobody can change. Starting it is [`crate::sys::spawn`]'s.
 
 mod file;
 mod passed;
+mod pin;
+mod privileges;
 mod surroundings;
 
 use std::collections::BTreeMap;
@@ -18,10 +21,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::service::Service;
-use crate::sys::spawn::{Identity, Program};
-use file::{FileIdentity, Script, open};
+use crate::config::trust;
+use crate::sys::spawn::{Privileges, Program};
+#[cfg(test)]
+pub(crate) use file::elf_length;
+use file::{Content, FileIdentity, open};
 use passed::{Handles, open_directory};
-use surroundings::{environment, find, home_of, user, working_directory};
+use pin::Pin;
+use privileges::privileges;
+#[cfg(test)]
+pub(crate) use surroundings::parse_env_file;
+use surroundings::{environment, find, home_of, working_directory};
 
 /// How long a program that is being written may take to be whole.
 const LONGEST_COPY: Duration = Duration::from_secs(5);
@@ -37,14 +47,13 @@ pub(crate) struct Plan {
     pub(crate) program: String,
     /// The file that was found.
     pub(crate) resolved: PathBuf,
-    file: File,
-    /// What the file was like when it was checked.
-    identity_of_file: FileIdentity,
-    script: Option<Script>,
+    content: Content,
     pub(crate) directory: OwnedFd,
     directory_path: PathBuf,
     pub(crate) environment: BTreeMap<OsString, OsString>,
-    pub(crate) user: Option<Identity>,
+    pub(crate) privileges: Privileges,
+    /// What is not as it should be, and refuses nothing.
+    pub(crate) warnings: Vec<String>,
     handles: Handles,
 }
 
@@ -64,7 +73,8 @@ fn unusable(reason: impl Into<String>) -> Unusable {
     }
 }
 
-/// Looks a service's program up, waiting for one that is being written.
+/// Looks a service's program up, waiting for one that is being written. A large program that is
+/// hashed, or a slow disk, holds nobody up.
 ///
 /// # Errors
 ///
@@ -72,7 +82,10 @@ fn unusable(reason: impl Into<String>) -> Unusable {
 pub(crate) async fn look_up_patiently(service: &Service) -> Result<Plan, Unusable> {
     let deadline = tokio::time::Instant::now() + LONGEST_COPY;
     loop {
-        match look_up(service) {
+        let service = service.clone();
+        let looked = tokio::task::spawn_blocking(move || look_up(&service)).await;
+        let looked = looked.unwrap_or_else(|error| Err(unusable(format!("it failed: {error}"))));
+        match looked {
             Err(error) if error.passing && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
@@ -87,10 +100,11 @@ pub(crate) async fn look_up_patiently(service: &Service) -> Result<Plan, Unusabl
 ///
 /// [`Unusable`] with the reason: it is no program, is not whole, or is a script.
 pub(crate) fn judge(path: &Path) -> Result<File, Unusable> {
-    let opened = open(path)?;
-    match opened.script {
-        None => Ok(opened.file),
-        Some(_) => Err(unusable(format!("{} is a script", path.display()))),
+    match open(path, None)?.content {
+        Content::Binary { file, .. } | Content::PinnedBinary(file) => Ok(file),
+        Content::Script { .. } | Content::PinnedScript(_) => {
+            Err(unusable(format!("{} is a script", path.display())))
+        }
     }
 }
 
@@ -106,7 +120,7 @@ pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
     if environment.contains_key(OsStr::new("PWD")) {
         environment.insert("PWD".into(), directory_path.clone().into());
     }
-    let user = user(service)?;
+    let privileges = privileges(service)?;
     if let (Some(name), Some(home)) = (&service.user, home_of(service)) {
         for variable in ["USER", "LOGNAME"] {
             environment.insert(variable.into(), name.into());
@@ -121,20 +135,41 @@ pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
         &directory_path,
         environment.get(OsStr::new("PATH")),
     )?;
-    let opened = open(&path)?;
+    let pin = Pin::of(service);
+    let opened = open(&path, pin)?;
+    let warnings = warnings(service, &opened.resolved);
     Ok(Plan {
         service: service.clone(),
         program: program.clone(),
         resolved: opened.resolved,
-        file: opened.file,
-        identity_of_file: opened.identity,
-        script: opened.script,
+        content: opened.content,
         directory,
         directory_path,
         environment,
-        user,
+        privileges,
+        warnings,
         handles: Handles::new(),
     })
+}
+
+/// Who else has a say in what this service runs.
+fn warnings(service: &Service, resolved: &Path) -> Vec<String> {
+    let env_file = service.env_file.as_deref();
+    let env_file = env_file.and_then(|path| working_directory(Some(path)).ok());
+    // What is checked may be changed by anybody.
+    let program = Pin::of(service).is_none().then_some(resolved);
+    let state_file = service.state_file.as_deref();
+    let relied_on = [
+        program,
+        env_file.as_deref(),
+        state_file.and_then(Path::parent),
+    ];
+    relied_on
+        .into_iter()
+        .flatten()
+        .filter_map(trust::writable_by_all)
+        .chain(env_file.as_deref().and_then(trust::readable_by_all))
+        .collect()
 }
 
 impl Plan {
@@ -145,31 +180,41 @@ impl Plan {
     /// [`Unusable`] if the file was overwritten in place since it was checked.
     pub(crate) fn program(&self) -> Result<Program, Unusable> {
         let again = |error: io::Error| unusable(format!("{}: {error}", self.program));
-        let now = FileIdentity::of(&self.file.metadata().map_err(again)?);
-        let unchanged = now == self.identity_of_file;
-        let duplicate = |fd: &OwnedFd| fd.try_clone().map_err(again);
-        match &self.script {
-            None if unchanged => Ok(Program::File(self.file.try_clone().map_err(again)?.into())),
-            None => Err(Unusable {
-                reason: format!(
-                    "{} was overwritten in place after it had been checked; deploy under another name and rename",
-                    self.resolved.display()
-                ),
-                passing: true,
-            }),
-            Some(script) => {
-                let still_there = fs::metadata(&script.path)
-                    .is_ok_and(|metadata| FileIdentity::of(&metadata) == self.identity_of_file);
-                let path = CString::new(script.path.as_os_str().as_bytes());
-                match (path, &script.copy) {
+        let duplicate = |file: &File| file.try_clone().map(OwnedFd::from).map_err(again);
+        match &self.content {
+            Content::PinnedBinary(copy) => Ok(Program::File(duplicate(copy)?)),
+            Content::PinnedScript(copy) => Ok(Program::Script(duplicate(copy)?)),
+            Content::Binary { file, was } => {
+                if FileIdentity::of(&file.metadata().map_err(again)?) == *was {
+                    return Ok(Program::File(duplicate(file)?));
+                }
+                Err(Unusable {
+                    reason: format!(
+                        "{} was overwritten in place after it had been checked; deploy under another name and rename",
+                        self.resolved.display()
+                    ),
+                    passing: true,
+                })
+            }
+            Content::Script { path, was, copy } => {
+                let still_there =
+                    fs::metadata(path).is_ok_and(|metadata| FileIdentity::of(&metadata) == *was);
+                match (CString::new(path.as_os_str().as_bytes()), copy) {
                     (Ok(path), _) if still_there => Ok(Program::Path(path)),
-                    (_, Some(copy)) => Ok(Program::Script(duplicate(copy)?)),
+                    (_, Some(copy)) => Ok(Program::Script(copy.try_clone().map_err(again)?)),
                     (_, None) => Err(unusable(format!(
                         "the script {} is gone and was too large to be kept",
-                        script.path.display()
+                        path.display()
                     ))),
                 }
             }
+        }
+    }
+
+    fn is_script(&self) -> bool {
+        match self.content {
+            Content::Script { .. } | Content::PinnedScript(_) => true,
+            Content::Binary { .. } | Content::PinnedBinary(_) => false,
         }
     }
 
@@ -182,7 +227,7 @@ impl Plan {
                 reason: format!("{file} is still being written"),
                 passing: true,
             },
-            libc::ENOENT if self.script.is_some() => unusable(format!(
+            libc::ENOENT if self.is_script() => unusable(format!(
                 "{file}: the interpreter its first line names does not exist"
             )),
             libc::ENOENT => unusable(format!("{file}: the loader it asks for does not exist")),

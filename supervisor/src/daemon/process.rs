@@ -30,7 +30,7 @@ use super::timer::Timer;
 use crate::control::protocol::Connections;
 use crate::core::generation::Phase;
 use crate::core::service::{Generation, PlanId, ProcessId};
-use crate::sys::spawn::{self, Command, Environment};
+use crate::sys::spawn::{self, Command, Environment, Started};
 
 /// One process.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub(crate) struct Process {
     /// that fails has changed nothing.
     pub(crate) wishes: Vec<Wish>,
     pub(crate) deadlines: Deadlines,
+    /// So often in a row the command that tests its health has failed.
+    pub(crate) unhealthy: u32,
 }
 
 /// A request to the descriptor store, with the descriptors that came along.
@@ -74,6 +76,8 @@ pub(crate) struct Deadlines {
     /// What tells that it is ready: a look, a time, a command's next try.
     pub(crate) readiness: Option<Timer>,
     pub(crate) probation: Option<Timer>,
+    /// The next look at its health; there is none outside its probation.
+    pub(crate) health: Option<Timer>,
     /// Until it has lived long enough for its failures to be forgotten.
     pub(crate) settled: Option<Timer>,
     pub(crate) watchdog: Option<Timer>,
@@ -132,6 +136,8 @@ impl Untold {
 pub(crate) struct Hello {
     pub(crate) version: String,
     pub(crate) reads: Vec<Reads>,
+    /// Whether it knows the way back.
+    pub(crate) way_back: bool,
 }
 
 /// Whether a process has the service's state.
@@ -230,6 +236,10 @@ pub(crate) struct Ends<'a> {
     /// Its end of the socket of the handover protocol.
     pub(crate) native: OwnedFd,
     pub(crate) standard: Standard,
+    /// Whether it is the first to be killed where memory runs out.
+    pub(crate) expendable: bool,
+    /// Where its family is kept together.
+    pub(crate) group: Option<spawn::Group>,
 }
 
 /// Starts a plan's program once.
@@ -244,7 +254,7 @@ pub(crate) fn start(
     store: &Store,
     ends: Ends<'_>,
     open_files: (u64, u64),
-) -> Result<Pid, Unusable> {
+) -> Result<Started, Unusable> {
     let system = |error: io::Error| plan.explain_system(&error);
     let mut inherited = Vec::new();
     for listener in listeners {
@@ -266,18 +276,23 @@ pub(crate) fn start(
             .map_err(system)?,
         standard: ends.standard,
         inherited,
-        identity: plan.user.clone(),
+        privileges: plan.privileges.clone(),
         open_files,
+        expendable: ends.expendable,
+        group: ends.group,
     };
-    spawn::spawn(command).map_err(|failure| {
-        let error = io::Error::from_raw_os_error(failure.errno);
-        match failure.stage {
-            spawn::Stage::Execute => plan.explain(failure.errno),
-            spawn::Stage::Fork | spawn::Stage::Prepare => plan.explain_system(&error),
-            spawn::Stage::Directory => plan.explain_step("change to its directory", &error),
-            spawn::Stage::Identity => plan.explain_step("become its user", &error),
-        }
-    })
+    spawn::spawn(command).map_err(|failure| explain(plan, failure))
+}
+
+fn explain(plan: &Plan, failure: spawn::Failure) -> Unusable {
+    let error = io::Error::from_raw_os_error(failure.errno);
+    match failure.stage {
+        spawn::Stage::Execute => plan.explain(failure.errno),
+        spawn::Stage::Fork | spawn::Stage::Prepare => plan.explain_system(&error),
+        spawn::Stage::Directory => plan.explain_step("change to its directory", &error),
+        spawn::Stage::Identity => plan.explain_step("become its user", &error),
+        spawn::Stage::Privileges => plan.explain_step("limit its privileges", &error),
+    }
 }
 
 fn arguments(plan: &Plan) -> Result<Vec<CString>, Unusable> {
@@ -380,8 +395,12 @@ pub(crate) fn start_ready_command(
             .map_err(system)?,
         standard,
         inherited: Vec::<OwnedFd>::new(),
-        identity: command.user.clone(),
+        privileges: command.privileges.clone(),
         open_files,
+        expendable: false,
+        group: None,
     });
-    started.map_err(|failure| command.explain(failure.errno))
+    started
+        .map(|one| one.pid)
+        .map_err(|failure| explain(command, failure))
 }

@@ -159,20 +159,28 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     pub(crate) program: String,
     pub(crate) resolved: PathBuf,
-    pub(crate) file: Handle,
-    pub(crate) identity: FileIdentity,
-    pub(crate) script: Option<Script>,
+    pub(crate) content: Content,
     pub(crate) directory: Handle,
     pub(crate) directory_path: PathBuf,
     pub(crate) environment: Vec<(Text, Text)>,
-    pub(crate) user: Option<crate::sys::spawn::Identity>,
+    pub(crate) privileges: crate::sys::spawn::Privileges,
 }
 
-/// A script: where it is, and its kept content.
+/// The file of a program.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Script {
-    pub(crate) path: PathBuf,
-    pub(crate) copy: Option<Handle>,
+pub(crate) enum Content {
+    Binary {
+        file: Handle,
+        was: FileIdentity,
+    },
+    Script {
+        path: PathBuf,
+        was: FileIdentity,
+        copy: Option<Handle>,
+    },
+    /// A copy that was held to a hash or signature.
+    PinnedBinary(Handle),
+    PinnedScript(Handle),
 }
 
 /// What a file was like when it was checked.
@@ -228,6 +236,8 @@ pub(crate) struct Running {
     pub(crate) native: Option<Handle>,
     /// Where it can be spoken to once its supervisor is gone.
     pub(crate) rendezvous: String,
+    /// The control group it was started in.
+    pub(crate) group: Option<PathBuf>,
     pub(crate) output: Option<Output>,
 }
 

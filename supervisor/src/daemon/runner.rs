@@ -12,6 +12,7 @@
 mod connections;
 mod deadlines;
 mod handovers;
+mod health;
 mod inquiries;
 mod lives;
 mod migrations;
@@ -21,6 +22,7 @@ mod outcomes;
 mod partings;
 mod recording;
 mod reports;
+mod reserves;
 mod restores;
 mod saves;
 mod starts;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::control_groups::Delegated;
 use super::family::Family;
 use super::history::History;
 use super::input::{Input, Inputs, ServiceInput};
@@ -50,8 +53,9 @@ use crate::core::service::{self as machine, Action, Event, PlanId, Policy, Proce
 use handovers::{Active, Job, Parting, Proving};
 use lives::Failure;
 use migrations::Migration;
+use reserves::Reserve;
 use saves::Save;
-use starts::ReadyCommand;
+use starts::Command;
 
 /// What every service shares.
 #[derive(Clone, Debug)]
@@ -61,6 +65,8 @@ pub(crate) struct Context {
     /// The limits on open files that programs get: those the supervisor was started with.
     pub(crate) open_files: (u64, u64),
     pub(crate) inherited: Rc<Inherited>,
+    /// Where control groups can be made; nowhere if none.
+    pub(crate) groups: Option<Rc<Delegated>>,
     /// What marks the processes of this supervisor and of those it follows.
     pub(crate) lineage: Rc<str>,
 }
@@ -104,7 +110,8 @@ pub(crate) struct Runner {
     plans: BTreeMap<PlanId, Rc<Plan>>,
     processes: BTreeMap<ProcessId, Process>,
     failures: VecDeque<Failure>,
-    ready_commands: BTreeMap<i32, ReadyCommand>,
+    /// Commands that test processes, by their own.
+    commands: BTreeMap<i32, Command>,
     /// Handovers still to come.
     jobs: VecDeque<Job>,
     /// The one whose program is being looked up.
@@ -113,6 +120,11 @@ pub(crate) struct Runner {
     backoffs: BTreeMap<usize, Timer>,
     /// States that are moving, by the process that is to own them.
     migrations: BTreeMap<ProcessId, Migration>,
+    /// Processes that stay to take their state back, by the process that has it.
+    reserves: BTreeMap<ProcessId, Reserve>,
+    /// A rollback that gives a state back; and one that has, and is not answered yet.
+    returning: Option<Job>,
+    returned: Option<Job>,
     /// The last number of a migration, a snapshot or a state that was saved or taken up.
     last_migration: u64,
     /// A state that is being saved.
@@ -159,12 +171,15 @@ impl Runner {
             plans: BTreeMap::new(),
             processes: BTreeMap::new(),
             failures: VecDeque::new(),
-            ready_commands: BTreeMap::new(),
+            commands: BTreeMap::new(),
             jobs: VecDeque::new(),
             looking_up: None,
             active: None,
             backoffs: BTreeMap::new(),
             migrations: BTreeMap::new(),
+            reserves: BTreeMap::new(),
+            returning: None,
+            returned: None,
             last_migration: 0,
             saving: None,
             unsaved: Vec::new(),
@@ -201,6 +216,7 @@ impl Runner {
         self.machine.is_handing_over()
             || self.looking_up.is_some()
             || self.parting.is_some()
+            || self.is_returning()
             || !self.jobs.is_empty()
     }
 
@@ -217,12 +233,18 @@ impl Runner {
             self.stop_wanted = true;
             return;
         }
+        if !at_once && !self.reserves.is_empty() {
+            // A moment later it is known that nobody but the one that serves has the state.
+            self.stop_wanted = true;
+            return self.dismiss_reserves();
+        }
         self.stop_wanted = false;
         self.report_parting();
         self.starting_again = None;
         for job in self
             .jobs
             .drain(..)
+            .chain(self.returning.take())
             .chain(self.looking_up.take().map(|(job, _)| job))
         {
             let report = job.report(&self.service, "the service is being stopped");
@@ -263,8 +285,7 @@ impl Runner {
                 self.act(action, &mut events);
             }
         }
-        self.welcome_waiting();
-        self.begin_next();
+        self.reserves_changed();
     }
 
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
@@ -282,7 +303,9 @@ impl Runner {
                 if let Some(active) = &mut self.active {
                     active.first_retired.get_or_insert_with(Instant::now);
                 }
-                self.life(process, Life::Retire, events);
+                let stays = self.stands_in_reserve(process);
+                let event = if stays { Life::Reserve } else { Life::Retire };
+                self.life(process, event, events);
             }
             Action::Discard(process) => self.life(process, Life::Discard, events),
             Action::Kill(process) => self.life(process, Life::Kill, events),
@@ -346,6 +369,7 @@ impl Runner {
             since: humantime::format_rfc3339_seconds(process.since).to_string(),
             connections: 0,
             rss_bytes: 0,
+            memory_bytes: None,
             status: process.status.clone(),
             native: process.native.hello.is_some(),
             version: process
@@ -400,6 +424,7 @@ fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Starting => "starting",
         Phase::Serving => "serving",
+        Phase::Reserve => "reserve",
         Phase::Draining => "draining",
         Phase::Killed => "killed",
         Phase::Clearing => "clearing",

@@ -409,7 +409,7 @@ impl Client {
                 "a request is one line of at most {LONGEST_REQUEST_BYTES} bytes"
             )));
         };
-        let parsed = serde_json::from_slice::<Request>(&self.open.talk.at().heard[..length]);
+        let parsed = Request::parse(&self.open.talk.at().heard[..length]);
         if let Ok(request) = &parsed {
             let mut on_hold = self.open.desk.on_hold.subscribe();
             // The desk, which holds the other side, is ours.
@@ -417,11 +417,7 @@ impl Client {
         }
         self.begin_again();
         self.open.talk.at().heard.drain(..length);
-        Ok(parsed.map_err(|error| {
-            format!(
-                "the request is not understood ({error}); are client and supervisor of one version?"
-            )
-        }))
+        Ok(parsed)
     }
 
     /// Waits for a line; its length, or none if it is too long or the client has stopped within it.

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use heirloom_state_codec::{Limits, SnapshotReader};
@@ -39,16 +39,18 @@ pub(crate) struct Draft {
     file: File,
     temporary: PathBuf,
     place: PathBuf,
+    bytes_max: u64,
     placed: bool,
 }
 
 impl Draft {
-    /// Makes an empty file beside `place`, which nobody else can have opened.
+    /// Makes an empty file beside `place`, which nobody else can have opened, for a state of so many
+    /// bytes at most.
     ///
     /// # Errors
     ///
     /// [`Unsaved`]; nothing was made then.
-    pub(crate) fn create(place: &Path) -> Result<Self, Unsaved> {
+    pub(crate) fn create(place: &Path, bytes_max: u64) -> Result<Self, Unsaved> {
         let no_place = |error| Unsaved::NoPlace {
             path: place.to_owned(),
             error,
@@ -79,6 +81,7 @@ impl Draft {
                         file,
                         temporary,
                         place: place.to_owned(),
+                        bytes_max,
                         placed: false,
                     });
                 }
@@ -92,6 +95,11 @@ impl Draft {
     /// What the program writes to.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// How long it may become.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        self.bytes_max
     }
 
     /// Where it will be.
@@ -108,7 +116,8 @@ impl Draft {
     pub(crate) fn keep(mut self) -> Result<u64, Unsaved> {
         // Opened anew: the program shares the position of the other one.
         let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let length = check(File::open(again).map_err(Unsaved::Unreadable)?)?;
+        let file = File::open(again).map_err(Unsaved::Unreadable)?;
+        let length = check(file, self.bytes_max)?;
         let not_placed = |error| Unsaved::NotPlaced {
             path: self.place.clone(),
             error,
@@ -135,11 +144,15 @@ impl Drop for Draft {
 
 /// Reads a state to its end, in constant memory: every checksum, the order of its frames, the digest
 /// over all of it and its end mark. Whether its entries make sense, the program says that takes it up.
-fn check(mut file: File) -> Result<u64, Unsaved> {
+fn check(mut file: File, bytes_max: u64) -> Result<u64, Unsaved> {
     let unsound = |error: &dyn std::fmt::Display| Unsaved::Unsound {
         defect: error.to_string(),
     };
-    let mut reader = SnapshotReader::new(Limits::default());
+    let limits = Limits::default();
+    let mut reader = SnapshotReader::new(Limits {
+        stream_bytes_max: bytes_max.min(limits.stream_bytes_max),
+        ..limits
+    });
     let mut length = 0;
     loop {
         match reader.poll() {
@@ -172,19 +185,29 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// The system's; `InvalidInput` for what is no plain file.
+/// The system's; `InvalidInput` for what is no plain file, or another user's: whoever can put a file there
+/// must not give the service its state.
 pub(crate) fn open(path: &Path) -> io::Result<Option<File>> {
     let opened = OpenOptions::new()
         .read(true)
         // A pipe or a device in its place must not hold the supervisor up.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path);
+    let unfit = |reason: String| io::Error::new(io::ErrorKind::InvalidInput, reason);
     match opened {
-        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a plain file",
-        )),
+        Ok(file) => {
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(unfit("it is not a plain file".to_owned()));
+            }
+            let (owner, own) = (metadata.uid(), nix::unistd::geteuid().as_raw());
+            if owner != own && owner != 0 {
+                return Err(unfit(format!(
+                    "it belongs to user {owner}; if it is to be trusted, run chown {own} on it"
+                )));
+            }
+            Ok(Some(file))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -215,6 +238,8 @@ mod tests {
 
     const SOUND: &[u8] = include_bytes!("../../../state-codec/tests/golden/format-1.0.hls");
 
+    const MOST: u64 = 1 << 40;
+
     fn names(directory: &Path) -> Vec<String> {
         let entries = fs::read_dir(directory).unwrap();
         let mut names: Vec<String> = entries
@@ -225,7 +250,7 @@ mod tests {
     }
 
     fn draft(place: &Path, bytes: &[u8]) -> Draft {
-        let draft = Draft::create(place).unwrap();
+        let draft = Draft::create(place, MOST).unwrap();
         (&draft.file).write_all(bytes).unwrap();
         draft
     }
@@ -255,6 +280,10 @@ mod tests {
             assert!(error.to_string().contains("byte"), "{error}");
         }
         drop(draft(&place, SOUND));
+        let long = Draft::create(&place, SOUND.len() as u64 - 1).unwrap();
+        (&long.file).write_all(SOUND).unwrap();
+        let error = long.keep().unwrap_err();
+        assert!(error.to_string().contains("limit"), "{error}");
         assert_eq!(fs::read(&place).unwrap(), b"of before");
         assert_eq!(names(directory.path()), ["state"]);
     }
@@ -267,10 +296,20 @@ mod tests {
         std::os::unix::fs::symlink("/nonexistent/x", directory.path().join(taken)).unwrap();
         draft(&place, SOUND).keep().unwrap();
         assert_eq!(fs::read(&place).unwrap(), SOUND);
-        let missing = Draft::create(Path::new("/nonexistent/x/state")).unwrap_err();
+        let missing = Draft::create(Path::new("/nonexistent/x/state"), MOST).unwrap_err();
         assert!(missing.to_string().contains("/nonexistent/x"), "{missing}");
-        let error = Draft::create(directory.path()).unwrap_err();
+        let error = Draft::create(directory.path(), MOST).unwrap_err();
         assert!(error.to_string().contains("directory"), "{error}");
+    }
+
+    #[test]
+    fn a_state_that_another_user_put_there_is_not_taken_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("state");
+        fs::write(&place, SOUND).unwrap();
+        std::os::unix::fs::chown(&place, Some(65534), None).unwrap();
+        let error = open(&place).unwrap_err().to_string();
+        assert!(error.contains("user 65534"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
 use super::adoption::{self, FromStore};
+use super::control_groups::Delegated;
 use super::family::Bond;
 use super::history::History;
 use super::input::{Input, Inputs, QUEUE, ServiceInput, Signal};
@@ -39,6 +40,9 @@ use crate::control::place::ControlSocket;
 use crate::control::protocol::{Status, Upgraded};
 use crate::log::Log;
 use succession::{Keeping, Upgrade};
+
+/// So many threads at most read files, and measure, while the loop goes on.
+const MOST_THREADS: usize = 4;
 
 /// What a supervisor is started with.
 #[derive(Debug)]
@@ -75,7 +79,14 @@ pub(crate) struct First {
 pub(crate) fn run(start: Start) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(MOST_THREADS)
+        // A thread that cannot be started would be the end of the supervisor; with one that never ends,
+        // what cannot be done at once waits for it.
+        .thread_keep_alive(Duration::MAX)
         .build();
+    if let Ok(runtime) = &runtime {
+        drop(runtime.spawn_blocking(|| ()));
+    }
     match runtime {
         Ok(runtime) => runtime.block_on(supervise(start)),
         Err(error) => {
@@ -83,6 +94,25 @@ pub(crate) fn run(start: Start) -> ExitCode {
             exit::FAILED.into()
         }
     }
+}
+
+/// Whether the threads a supervisor needs from its start on can be had: the log's, and one that reads
+/// files.
+///
+/// # Errors
+///
+/// The system's; most likely a limit on processes.
+pub(crate) fn check_threads() -> std::io::Result<()> {
+    // Each lives until the lock is let go of, so that both are there at once.
+    let lock = std::sync::Mutex::new(());
+    std::thread::scope(|scope| {
+        let held = lock.lock();
+        for _ in 0..2 {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(lock.lock()))?;
+        }
+        drop(held);
+        Ok(())
+    })
 }
 
 fn bind_control(first: &First) -> Result<ControlSocket, String> {
@@ -144,6 +174,9 @@ async fn supervise(start: Start) -> ExitCode {
         supervisor.answer(input);
         if supervisor.settle() {
             supervisor.strays.end().await;
+            if let Some(groups) = &supervisor.context.groups {
+                groups.sweep();
+            }
             let code = supervisor.end();
             drop(supervisor);
             server.end().await;
@@ -210,6 +243,7 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
             history,
             open_files: raise_open_files(),
             inherited: Rc::new(first.inherited),
+            groups: Delegated::take().map(Rc::new),
             lineage: lineage.into(),
         },
         name,
@@ -297,6 +331,7 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
             history,
             open_files: passage.open_files,
             inherited: Rc::new(inherited),
+            groups: Delegated::take().map(Rc::new),
             lineage: record.lineage.as_str().into(),
         },
         name: record.name.clone(),

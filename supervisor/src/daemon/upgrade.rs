@@ -28,7 +28,7 @@ use super::record::{
 };
 use super::timer::Timer;
 use crate::sys::pidfd;
-use crate::sys::spawn::{self, Command, Environment, Program};
+use crate::sys::spawn::{self, Command, Environment, Privileges, Program};
 
 /// How long the program may take to say that it can follow.
 const LONGEST_TRIAL: Duration = Duration::from_secs(10);
@@ -115,15 +115,17 @@ impl Successor {
             directory: File::open(".").map_err(short)?.into(),
             standard: [document, their_output, their_error],
             inherited: Vec::new(),
-            identity: None,
+            privileges: Privileges::default(),
+            expendable: true,
+            group: None,
             open_files: (1024, 4096),
         });
-        let pid = started.map_err(|failure| {
+        let started = started.map_err(|failure| {
             let error = io::Error::from_raw_os_error(failure.errno);
             format!("{path} cannot be executed: {error}")
         })?;
         // It is not reaped before the next turn of the loop.
-        let pidfd = pidfd::open(pid).ok();
+        let pidfd = pidfd::open(started.pid).ok();
         let output = pipe::Receiver::from_owned_fd(output).map_err(short)?;
         let error = pipe::Receiver::from_owned_fd(error).map_err(short)?;
         let inputs = inputs.clone();

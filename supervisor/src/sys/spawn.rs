@@ -19,6 +19,9 @@ use heirloom_handover::environment::FIRST_FD;
 /// How long a child may take from fork to exec.
 const LONGEST_START_MS: u16 = 10_000;
 
+/// `CLONE_INTO_CGROUP` of `clone(2)`, from Linux 5.7 on.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Room for the decimal digits of a pid and the NUL behind them.
 const PID_ROOM: usize = 11;
 
@@ -34,9 +37,22 @@ pub(crate) struct Command {
     pub(crate) standard: [OwnedFd; 3],
     /// What the child finds from [`FIRST_FD`] on.
     pub(crate) inherited: Vec<OwnedFd>,
-    pub(crate) identity: Option<Identity>,
+    pub(crate) privileges: Privileges,
     /// Soft and hard limit on open files.
     pub(crate) open_files: (u64, u64),
+    /// Whether it is the first to be killed where memory runs out.
+    pub(crate) expendable: bool,
+    /// The control group it belongs to from its first instant; the supervisor's own if none.
+    pub(crate) group: Option<Group>,
+}
+
+/// An open control group of version 2.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Its directory.
+    pub(crate) directory: OwnedFd,
+    /// Its `cgroup.procs`, open for writing.
+    pub(crate) members: OwnedFd,
 }
 
 /// The file that is executed.
@@ -56,6 +72,28 @@ pub(crate) struct Identity {
     pub(crate) user: u32,
     pub(crate) group: u32,
     pub(crate) groups: Vec<u32>,
+}
+
+/// What the child may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Privileges {
+    /// The supervisor's own if not given.
+    pub(crate) identity: Option<Identity>,
+    /// Its capabilities stay what the system makes of them if not given.
+    pub(crate) limits: Option<Limits>,
+    /// Whether nothing it executes can give it more (`PR_SET_NO_NEW_PRIVS`).
+    pub(crate) no_new_privileges: bool,
+}
+
+/// How the capabilities of the child are limited; a bit each, by the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Limits {
+    /// What it has; the supervisor has it as well.
+    pub(crate) kept: u64,
+    /// What leaves its bounding set, for which the supervisor has `CAP_SETPCAP`.
+    pub(crate) dropped: u64,
+    /// Whether its own sets must be set for that.
+    pub(crate) set: bool,
 }
 
 /// The child's environment, with places for its pid.
@@ -103,6 +141,8 @@ pub(crate) enum Stage {
     Directory,
     /// Changing to the user and group.
     Identity,
+    /// Limiting capabilities and what can be gained.
+    Privileges,
     /// Executing the program.
     Execute,
 }
@@ -113,18 +153,28 @@ impl Stage {
             1 => Self::Prepare,
             2 => Self::Directory,
             3 => Self::Identity,
-            4 => Self::Execute,
+            4 => Self::Privileges,
+            5 => Self::Execute,
             _anything_else => Self::Fork,
         }
     }
 }
 
-/// Starts the program in a process group of its own.
+/// A program that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Started {
+    pub(crate) pid: Pid,
+    /// Why it is not in its control group, if it is not.
+    pub(crate) outside: Option<i32>,
+}
+
+/// Starts the program in a process group of its own. A control group that it cannot join does not keep
+/// it from running.
 ///
 /// # Errors
 ///
 /// [`Failure`]; no process is left then.
-pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
+pub(crate) fn spawn(mut command: Command) -> Result<Started, Failure> {
     let in_fork = |errno: nix::Error| Failure {
         stage: Stage::Fork,
         errno: errno as i32,
@@ -171,10 +221,20 @@ pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
     )
     .map_err(in_fork)?;
     // SAFETY: the child calls nothing but `become_program`, which keeps to async-signal-safe calls.
-    let forked = unsafe { libc::fork() };
+    let (forked, is_member) = unsafe { fork(command.group.as_ref()) };
     if forked == 0 {
+        let joins = command.group.as_ref().filter(|_| !is_member);
+        let joins = joins.map(|group| group.members.as_raw_fd());
         // SAFETY: we are the child of the fork above, and the only user of its memory.
-        unsafe { become_program(&command, &arguments, &environment, to_news.as_raw_fd()) }
+        unsafe {
+            become_program(
+                &command,
+                &arguments,
+                &environment,
+                to_news.as_raw_fd(),
+                joins,
+            )
+        }
     }
     let errno = nix::Error::last();
     // Restoring a mask that was in force cannot fail.
@@ -185,8 +245,11 @@ pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
     drop(to_news);
     let child = Pid::from_raw(forked);
     match read_news(&news) {
-        Ok(None) => Ok(child),
-        Ok(Some(failure)) => {
+        Ok(News::Executed { outside }) => Ok(Started {
+            pid: child,
+            outside,
+        }),
+        Ok(News::Failed(failure)) => {
             reap(child);
             Err(failure)
         }
@@ -202,32 +265,79 @@ pub(crate) fn spawn(mut command: Command) -> Result<Pid, Failure> {
     }
 }
 
+/// Forks, straight into the control group where the system lets us, which costs nothing; joining it
+/// later makes the child wait for all processors. Returns what `fork` does, and whether the child is in
+/// the group.
+///
+/// # Safety
+///
+/// As for `fork` in a process of several threads: the child may only make async-signal-safe calls.
+unsafe fn fork(group: Option<&Group>) -> (libc::pid_t, bool) {
+    if let Some(group) = group {
+        // SAFETY: clone_args is plain numbers, for which zero means not wanted.
+        let mut wanted: libc::clone_args = unsafe { std::mem::zeroed() };
+        wanted.flags = CLONE_INTO_CGROUP;
+        wanted.exit_signal = libc::SIGCHLD as u64;
+        wanted.cgroup = group.directory.as_raw_fd() as u64;
+        // SAFETY: without CLONE_VM this is a fork: the child has a copy of memory and stack. The
+        // pointer and the size describe `wanted`. What the C library does beyond the system call
+        // concerns calls that the child does not make.
+        let forked = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw const wanted,
+                size_of::<libc::clone_args>(),
+            )
+        };
+        if forked >= 0 {
+            return (forked as libc::pid_t, true);
+        }
+        // A sandbox may hide the call, a kernel may not know it, and what is wrong with the group
+        // itself is told by the child. Of a shortage the fork below would die as well.
+    }
+    // SAFETY: the caller's promise.
+    (unsafe { libc::fork() }, false)
+}
+
+/// What becomes of a child.
+enum News {
+    /// It is the program.
+    Executed {
+        outside: Option<i32>,
+    },
+    Failed(Failure),
+}
+
+/// What the child writes first, with an error, where it goes on without its control group.
+const OUTSIDE: u8 = 5;
+
 /// Waits for the child to become the program, which closes the pipe, or to say why it could not.
-fn read_news(news: &OwnedFd) -> io::Result<Option<Failure>> {
-    let mut polled = [PollFd::new(news.as_fd(), PollFlags::POLLIN)];
+fn read_news(news: &OwnedFd) -> io::Result<News> {
+    let mut outside = None;
     loop {
+        let mut polled = [PollFd::new(news.as_fd(), PollFlags::POLLIN)];
         match poll(&mut polled, PollTimeout::from(LONGEST_START_MS)) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) => break,
-            Err(nix::Error::EINTR) => {}
+            Ok(_) => {}
+            Err(nix::Error::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         }
-    }
-    let mut bytes = [0; 5];
-    loop {
-        return match nix::unistd::read(news, &mut bytes) {
-            Ok(0) => Ok(None),
+        let mut bytes = [0; 5];
+        match nix::unistd::read(news, &mut bytes) {
+            Ok(0) => return Ok(News::Executed { outside }),
             Ok(_) => {
                 let [stage, errno @ ..] = bytes;
                 let errno = i32::from_ne_bytes(errno);
-                Ok(Some(Failure {
-                    stage: Stage::from_byte(stage),
-                    errno,
-                }))
+                if stage == OUTSIDE {
+                    outside = Some(errno);
+                    continue;
+                }
+                let stage = Stage::from_byte(stage);
+                return Ok(News::Failed(Failure { stage, errno }));
             }
-            Err(nix::Error::EINTR) => continue,
-            Err(errno) => Err(errno.into()),
-        };
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 
@@ -245,19 +355,29 @@ unsafe fn become_program(
     arguments: &[*const libc::c_char],
     environment: &[*mut libc::c_char],
     news: RawFd,
+    joins: Option<RawFd>,
 ) -> ! {
     // SAFETY: every call below is async-signal-safe by signal-safety(7) or a bare system call, and
     // works on memory the parent prepared: the pointer arrays end in NULL, the strings in NUL, the
     // entries that take the pid have PID_ROOM bytes behind their `=`.
     unsafe {
-        let fail = |stage: u8| -> ! {
+        let tell = |stage: u8| {
             let errno = (*libc::__errno_location()).to_ne_bytes();
             let bytes = [stage, errno[0], errno[1], errno[2], errno[3]];
             libc::write(news, bytes.as_ptr().cast(), bytes.len());
+        };
+        let fail = |stage: u8| -> ! {
+            tell(stage);
             libc::_exit(127)
         };
         if libc::setpgid(0, 0) != 0 {
             fail(1);
+        }
+        // Zero is the writer itself.
+        if let Some(members) = joins
+            && libc::write(members, c"0".as_ptr().cast(), 1) != 1
+        {
+            tell(OUTSIDE);
         }
         // Ignored signals stay ignored over an exec; handlers do not.
         // The bare system call, for the C library hides the two signals it uses itself. All zeros is
@@ -271,6 +391,12 @@ unsafe fn become_program(
                 std::ptr::null_mut::<u64>(),
                 size_of::<u64>(),
             );
+        }
+        if command.expendable {
+            // Where it cannot be said, the kernel chooses.
+            let adjustment = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY);
+            libc::write(adjustment, c"1000".as_ptr().cast(), 4);
+            libc::close(adjustment);
         }
         for (number, fd) in command.standard.iter().enumerate() {
             if libc::dup2(fd.as_raw_fd(), number as RawFd) < 0 {
@@ -302,7 +428,17 @@ unsafe fn become_program(
             &raw const limit,
             std::ptr::null_mut::<libc::rlimit>(),
         );
-        if let Some(identity) = &command.identity
+        let Privileges {
+            identity,
+            limits,
+            no_new_privileges,
+        } = &command.privileges;
+        if let Some(limits) = limits
+            && !narrow(limits)
+        {
+            fail(4);
+        }
+        if let Some(identity) = identity
             && (libc::syscall(
                 libc::SYS_setgroups,
                 identity.groups.len(),
@@ -312,6 +448,14 @@ unsafe fn become_program(
                 || libc::syscall(libc::SYS_setuid, identity.user) != 0)
         {
             fail(3);
+        }
+        if let Some(limits) = limits
+            && !keep(limits)
+        {
+            fail(4);
+        }
+        if *no_new_privileges && !control(libc::PR_SET_NO_NEW_PRIVS, 1, 0) {
+            fail(4);
         }
         if libc::fchdir(command.directory.as_raw_fd()) != 0 {
             fail(2);
@@ -345,8 +489,58 @@ unsafe fn become_program(
                 );
             }
         }
-        fail(4)
+        fail(5)
     }
+}
+
+/// `prctl(2)`; whether it succeeded.
+fn control(operation: libc::c_int, first: libc::c_int, second: libc::c_int) -> bool {
+    let none: libc::c_ulong = 0;
+    // SAFETY: a bare system call that takes numbers only; those used here change what the caller may
+    // do, and nothing in memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prctl,
+            libc::c_long::from(operation),
+            libc::c_long::from(first),
+            libc::c_long::from(second),
+            none,
+            none,
+        )
+    };
+    result == 0
+}
+
+/// The numbers of the bits that are set.
+fn numbers(bits: u64) -> impl Iterator<Item = libc::c_int> {
+    (0..64).filter(move |number| bits >> number & 1 == 1)
+}
+
+/// Before the change of user, which takes the right to it away. Async-signal-safe.
+fn narrow(limits: &Limits) -> bool {
+    numbers(limits.dropped).all(|number| control(libc::PR_CAPBSET_DROP, number, 0))
+        && (limits.kept == 0 || control(libc::PR_SET_KEEPCAPS, 1, 0))
+}
+
+/// Behind the change of user, which has cleared the effective and the ambient set. What is ambient is
+/// what a program that is not root's has after its exec. Async-signal-safe.
+fn keep(limits: &Limits) -> bool {
+    (!limits.set || set_capabilities(limits.kept))
+        && control(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)
+        && numbers(limits.kept)
+            .all(|number| control(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, number))
+}
+
+/// Makes the effective, permitted and inheritable sets of this thread this one (`capset(2)`).
+fn set_capabilities(bits: u64) -> bool {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two times three words of 32 bits.
+    const VERSION: u32 = 0x2008_0522;
+    let header = [VERSION, 0];
+    let (low, high) = (bits as u32, (bits >> 32) as u32);
+    let sets = [low, low, low, high, high, high];
+    // SAFETY: both arrays have the layout that the version asks for, and the call only reads them.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    result == 0
 }
 
 /// Writes a pid and a NUL.

@@ -169,6 +169,57 @@ fn a_second_supervisor_of_the_same_name_leaves_the_first_alone() {
 }
 
 #[test]
+fn a_supervisor_of_another_user_is_not_taken_for_ones_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path, mode| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(directory.path(), 0o755);
+    // Where a client without a runtime directory looks, made by somebody else beforehand.
+    let trap = directory.path().join("heirloom-65534");
+    std::fs::create_dir(&trap).unwrap();
+    std::os::unix::fs::chown(&trap, Some(1), Some(1)).unwrap();
+    let path = trap.join("shop.sock");
+    let serve = format!(
+        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.bind('{0}')\ns.listen()\n\
+         import os; os.chmod('{0}', 0o666)\nwhile True: s.accept()[0].close()\n",
+        path.display()
+    );
+    let mut other = Command::new("setpriv")
+        .args(["--reuid=1", "--clear-groups", "--pdeathsig=KILL"])
+        .args(["/usr/bin/python3", "-c", &serve])
+        .spawn()
+        .unwrap();
+    let asked = |more: &[&str]| {
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--clear-groups", HEIRLOOM, "status"])
+            .args(more)
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("RUNTIME_DIRECTORY")
+            .env("TMPDIR", directory.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    // It is there when it has its mode, which root does not need.
+    eventually("it listens", || {
+        use std::os::unix::fs::PermissionsExt;
+        path.metadata()
+            .is_ok_and(|metadata| metadata.permissions().mode() & 0o777 == 0o666)
+    });
+    let named = asked(&["--control", path.to_str().unwrap()]);
+    let found = asked(&[]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(named.0, Some(3), "{}", named.1);
+    assert!(named.1.contains("belongs to user 1"), "{}", named.1);
+    assert_eq!(found.0, Some(3), "{}", found.1);
+    assert!(found.1.contains("no supervisor is running"), "{}", found.1);
+}
+
+#[test]
 fn clients_that_stall_or_talk_nonsense_harm_nobody() {
     let supervisor = Setup::demo().start();
     let silent: Vec<UnixStream> = (0..20)

@@ -482,12 +482,13 @@ impl Supervisor {
 
     /// Waits until the only service has settled: nothing but serving generations.
     pub(crate) fn settle(&mut self) -> Value {
-        self.wait_until("only serving generations are left", |status| {
+        self.wait_until("nothing goes on any more", |status| {
             let services = status["services"].as_array().unwrap();
             services.iter().all(|service| {
                 let generations = service["generations"].as_array().unwrap();
-                service["state"] == "serving"
-                    && generations.iter().all(|one| one["phase"] == "serving")
+                // One in reserve stays as long as the probation lasts.
+                let rests = |one: &Value| one["phase"] == "serving" || one["phase"] == "reserve";
+                service["state"] == "serving" && generations.iter().all(rests)
             })
         })
     }

@@ -12,7 +12,7 @@ use crate::harness::{HEIRLOOM, PATIENCE, Setup, children_of, eventually, get, op
 use crate::load;
 
 /// The numbers of the descriptors a process has open.
-fn descriptors(pid: i32) -> BTreeSet<u32> {
+pub(crate) fn descriptors(pid: i32) -> BTreeSet<u32> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     entries
         .map(|entry| {

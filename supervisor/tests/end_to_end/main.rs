@@ -9,12 +9,15 @@
 
 mod cold_restart;
 mod commands;
+mod confined;
 mod connections;
+mod control_groups;
 mod counted;
 mod deaths;
 mod deploy_recipe;
 mod deploys;
 mod failing_programs;
+mod faults;
 mod harness;
 mod inheritance;
 mod instances;
@@ -28,8 +31,12 @@ mod native_failures;
 mod native_handovers;
 mod native_python;
 mod notifications;
+mod pinning;
+mod privileges;
 mod programs;
 mod readiness;
+mod secrets;
+mod shortages;
 mod snapshots;
 mod state;
 mod upgrades;

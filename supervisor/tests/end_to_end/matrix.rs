@@ -1,4 +1,5 @@
-//! `docs/failure-modes.md` says which test stands for which failure; it must not name what is not.
+//! `docs/failure-modes.md` says which test stands for which failure, `SECURITY.md` which for which boundary;
+//! they must not name what is not.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,8 +7,14 @@ use std::path::Path;
 
 #[test]
 fn every_test_that_is_named_exists() {
+    for (document, at_least) in [("docs/failure-modes.md", 50), ("SECURITY.md", 60)] {
+        all_that_are_named_exist(document, at_least);
+    }
+}
+
+fn all_that_are_named_exist(document: &str, at_least: usize) {
     let supervisor = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = fs::read_to_string(supervisor.join("../docs/failure-modes.md")).unwrap();
+    let table = fs::read_to_string(supervisor.join("..").join(document)).unwrap();
     // What stands between two backticks and has the form of a test.
     let named: BTreeSet<(&str, &str)> = table
         .split('`')
@@ -16,18 +23,22 @@ fn every_test_that_is_named_exists() {
         .filter_map(|code| code.split_once("::"))
         .filter(|(file, name)| *file != "file" && !name.contains(' '))
         .collect();
-    assert!(named.len() > 50, "the table is hardly read: {named:?}");
+    assert!(
+        named.len() >= at_least,
+        "{document} is hardly read: {} of {at_least}: {named:?}",
+        named.len()
+    );
     for (file, name) in named {
-        let places = ["tests/end_to_end", "tests", "."];
+        let places = ["tests/end_to_end", "tests", ".", ".."];
         let source = places
             .iter()
             .find_map(|place| {
                 fs::read_to_string(supervisor.join(place).join(format!("{file}.rs"))).ok()
             })
-            .unwrap_or_else(|| panic!("there is no file for {file}::{name}"));
+            .unwrap_or_else(|| panic!("{document}: there is no file for {file}::{name}"));
         assert!(
             source.contains(&format!("fn {name}(")),
-            "{file} has no {name}"
+            "{document}: {file} has no {name}"
         );
     }
 }

@@ -1,13 +1,16 @@
 //! The demo's state, which real clients change while real handovers move it: all that was acknowledged is
 //! there, once, in whatever generation and version answers.
 //!
-//! [`client`] asks and never retries, [`writers`] are many at once and know what must be there afterwards.
+//! [`client`] asks and never retries, [`writers`] are many at once and know what must be there afterwards, and
+//! [`witnesses`] know it also where an answer is lost with the process that owed it.
 
-mod client;
+pub(crate) mod client;
 mod deaths;
 mod failures;
 mod moves;
+mod probation;
 mod restarts;
+mod witnesses;
 mod writers;
 
 use serde_json::Value;
@@ -41,14 +44,14 @@ fn field(json: &str, name: &str) -> Value {
 }
 
 /// A field of a JSON answer that is text.
-fn text(json: &str, name: &str) -> String {
+pub(crate) fn text(json: &str, name: &str) -> String {
     let value = field(json, name);
     let text = value.as_str().unwrap_or_else(|| panic!("{name} in {json}"));
     text.to_owned()
 }
 
 /// A field of a JSON answer that is a number.
-fn number(json: &str, name: &str) -> u64 {
+pub(crate) fn number(json: &str, name: &str) -> u64 {
     let value = field(json, name);
     value.as_u64().unwrap_or_else(|| panic!("{name} in {json}"))
 }

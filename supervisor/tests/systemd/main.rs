@@ -48,6 +48,8 @@ scenarios! {
         reported_as_failed_when_the_program_cannot_run,
         reported_as_failed_when_the_program_is_never_ready,
         refused_when_the_configuration_is_wrong;
+    groups:
+        each_generation_is_in_one_of_its_own_and_is_ended_with_it;
     stop:
         restart_serves_again,
         stop_leaves_nothing,
@@ -60,6 +62,7 @@ scenarios! {
         a_program_cannot_speak_for_the_unit,
         a_dying_program_does_not_stop_the_unit,
         the_watchdog_is_answered_if_it_is_asked_for,
+        a_journal_that_stalls_stops_no_handover,
         log_lines_carry_service_and_generation;
     units:
         verified_and_hardened,

@@ -76,7 +76,7 @@ async fn each_goes_or_comes_back_as_it_was_answered() {
     }
     assert_eq!(outcome(given).await, [None, Some(1), None]);
     assert!(mover.is_open());
-    assert_eq!(mover.moved().total(), 2);
+    assert_eq!(mover.counted().lock().unwrap().total(), 2);
 }
 
 #[tokio::test]

@@ -9,12 +9,13 @@ use heirloom_state_codec::{
     StateDigest,
 };
 
-use super::{Arena, Object, bytes, descriptors, memory};
+use super::{Arena, Extent, Object, bytes, descriptors, memory};
 use crate::state::{
     error::{StateError, StoreError},
-    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Followed, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::Group,
     turn::lock,
+    way_back::record::Fate,
 };
 
 /// What is under way.
@@ -251,6 +252,31 @@ impl Store for Arena {
         }
         totals.extend(taking.bytes.as_ref().map(bytes::Taking::total));
         totals
+    }
+
+    fn follow(&self, change: Followed<'_>) -> Result<(), StoreError> {
+        let name = std::str::from_utf8(change.key).ok();
+        let Some(name) = name else {
+            return Err(change.is_none_of(&self.shared.name));
+        };
+        let mut objects = lock(&self.shared.objects);
+        match (change.fate, change.descriptor) {
+            (Fate::Object { bytes }, Some(descriptor)) => {
+                let file = memory::check(descriptor, memory::seals(), bytes)?;
+                let object = Arc::new(Object::new(name, file, bytes));
+                objects.insert(name.to_owned(), object);
+                self.shared.index.preset(name.to_owned(), Extent { bytes });
+            }
+            (Fate::Remove, _) => {
+                objects.remove(name);
+                self.shared.index.discard(&name.to_owned());
+            }
+            (Fate::Put { .. } | Fate::Object { .. }, _) => {
+                let wrong = "a change of an arena is none; the program that wrote it is at fault";
+                return Err(StoreError::Other(wrong.to_owned()));
+            }
+        }
+        Ok(())
     }
 
     fn see<'a>(&'a self, _: u32, _: &'a [u8]) -> Boxed<'a, Result<Option<Seen>, StateError>> {

@@ -3,21 +3,24 @@
 //! Carries [`heirloom_handover::source`] out, order by order. The copy itself is [`Giving`]'s, or
 //! [`saving`](crate::state::saving)'s when it goes to a file. What is changed here is to be changed in the mirror of docs/model.md.
 
+mod back;
 mod orders;
 
 use std::{
     collections::{HashMap, VecDeque},
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     lifeline::{Lifeline, Said},
-    message::{Purpose, Reads, Report},
+    message::{Counts, Purpose, Reads, Report},
     rendezvous::Rendezvous,
     source::{self, Action, Event, State},
+    way_back::Fate,
 };
 use nix::poll::{PollFd, PollFlags};
 
@@ -32,8 +35,17 @@ use crate::{
         gate::Mode,
         giving::{Broken, Giving, Went},
         link::Link,
+        turn::lock,
+        way_back::following::{Ends, Following},
     },
 };
+
+/// How long the state may stand still while it is offered to the generation in reserve, which has it all but
+/// for what the pipe holds.
+const LONGEST_OFFER: Duration = Duration::from_secs(1);
+
+/// The connections that have moved, as they are counted.
+type Moved = Arc<Mutex<Counts>>;
 
 /// Serves as long as the process lives, or until no supervisor can be spoken to any more.
 pub(super) fn serve(keeper: Keeper) {
@@ -51,6 +63,10 @@ pub(super) fn serve(keeper: Keeper) {
         frozen_usec: 0,
         reason: String::new(),
         unheeded: None,
+        ends: None,
+        following: None,
+        offered: None,
+        moved: Arc::default(),
     }
     .serve();
 }
@@ -85,6 +101,21 @@ struct Giver {
     /// `Retire` or `SupervisorGone`, which came while it was open who owns the state: facts, which are
     /// acted upon once that is clear.
     unheeded: Option<Event>,
+    /// The reading end of the way back from the new generation, until that owns the state.
+    ends: Option<Ends>,
+    /// The same from then on.
+    following: Option<Following>,
+    /// The state is offered to the generation in reserve.
+    offered: Option<Offered>,
+    /// What is told of connections at the end of the drain; none as long as none can move.
+    moved: Arc<Mutex<Option<(u64, Moved)>>>,
+}
+
+/// A state that is offered to the generation in reserve.
+struct Offered {
+    /// Its fate, on which it answers, and takes connections.
+    lifeline: Lifeline,
+    fate: Fate,
 }
 
 impl Giver {
@@ -105,7 +136,11 @@ impl Giver {
             if let Some(event) = event {
                 self.feed(event);
             }
-            let busy = self.giving.is_some() || self.state == State::Resolving;
+            let busy = self.giving.is_some()
+                || self.offered.is_some()
+                || self.following.is_some()
+                || self.state == State::Resolving
+                || self.keeper.core.gate.way_back().is_some();
             if matches!(self.supervision, Supervision::Over) && !busy {
                 return;
             }
@@ -118,7 +153,10 @@ impl Giver {
             let before = self.state;
             let (state, actions) = source::step(before, event);
             self.state = state;
-            let nobodys = matches!(before, State::Freezing | State::Frozen | State::Resolving);
+            let nobodys = matches!(
+                before,
+                State::Freezing | State::Frozen | State::Resolving | State::Reserve
+            );
             if nobodys && event == Event::Retire {
                 self.unheeded = Some(event);
             } else if nobodys && event == Event::SupervisorGone {
@@ -128,7 +166,18 @@ impl Giver {
             for action in actions {
                 events.extend(self.act(*action));
             }
-            let settled = matches!(state, State::Serving | State::Yielded);
+            let settled = match state {
+                // Events that are still to be heeded come first: it may go on to the reserve.
+                State::Yielded => events.is_empty(),
+                State::Serving => true,
+                State::Copying
+                | State::Converged
+                | State::Freezing
+                | State::Frozen
+                | State::Rehearsed
+                | State::Resolving
+                | State::Reserve => false,
+            };
             if settled {
                 events.extend(self.unheeded.take());
             }
@@ -137,6 +186,11 @@ impl Giver {
 
     /// Goes on with the copy as far as nobody has to be waited for, else waits.
     fn next(&mut self) -> io::Result<Option<Event>> {
+        if let Some(event) = self.follow() {
+            return Ok(Some(event));
+        }
+        let supervised = matches!(self.supervision, Supervision::On);
+        let way_back = self.keeper.core.gate.way_back();
         let mut went = Went::Waiting;
         if let Some(giving) = &mut self.giving {
             match giving.go_on() {
@@ -150,8 +204,11 @@ impl Giver {
         let end = match went {
             Went::On => Some(Instant::now()),
             Went::Blocked | Went::Waiting | Went::Converged | Went::Complete => {
-                let limit = self.giving.as_ref().map(|giving| giving.freeze_limit);
-                self.frozen_at.zip(limit).map(|(at, limit)| at + limit)
+                let following = self.following.as_ref().filter(|_| !supervised);
+                let frozen = self.frozen_at.zip(self.freeze_limit());
+                frozen
+                    .map(|(at, limit)| at + limit)
+                    .or(following.map(Following::end))
             }
         };
         let mut others = Vec::new();
@@ -160,6 +217,14 @@ impl Giver {
             if let Some(stream) = giving.blocked_on() {
                 others.push(PollFd::new(stream.as_fd(), PollFlags::POLLOUT));
             }
+        }
+        if let Some(offered) = &self.offered {
+            others.push(PollFd::new(offered.lifeline.as_fd(), PollFlags::POLLIN));
+        } else if let Some(way_back) = &way_back {
+            others.push(PollFd::new(way_back.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(following) = &self.following {
+            others.extend(following.waits_for());
         }
         let heard = match &self.supervision {
             Supervision::On => self.keeper.wait(&others, end)?,
@@ -189,8 +254,16 @@ impl Giver {
         if let Some(event) = self.hear() {
             return Ok(Some(event));
         }
-        let limit = self.giving.as_ref().map(|giving| giving.freeze_limit);
-        if let Some((at, limit)) = self.frozen_at.zip(limit)
+        self.look_at_way_back(way_back.as_deref());
+        if !supervised
+            && let Some(following) = &mut self.following
+            && following.end() <= Instant::now()
+        {
+            let reason = "the time for it is over, and there is no supervisor to say so";
+            let outcome = following.stand_down(reason);
+            return Ok(outcome.map(|outcome| self.followed(outcome)));
+        }
+        if let Some((at, limit)) = self.frozen_at.zip(self.freeze_limit())
             && at.elapsed() >= limit
         {
             self.reason = format!("the state stood still for {limit:?}, as long as it may");
@@ -210,8 +283,28 @@ impl Giver {
         }
     }
 
+    /// The longest that the state may stand still.
+    fn freeze_limit(&self) -> Option<Duration> {
+        let giving = self.giving.as_ref().map(|giving| giving.freeze_limit);
+        giving.or(self.offered.as_ref().map(|_| LONGEST_OFFER))
+    }
+
     /// What the new generation says on the lifeline.
     fn hear(&mut self) -> Option<Event> {
+        if let Some(offered) = &self.offered {
+            return match offered.lifeline.hear() {
+                Ok(Said::Committed) => Some(Event::Committed),
+                Ok(Said::Closed) => {
+                    "the former generation is gone".clone_into(&mut self.reason);
+                    Some(Event::PeerGone)
+                }
+                Ok(_) => None,
+                Err(error) => {
+                    self.reason = format!("the former generation cannot be heard ({error})");
+                    Some(Event::Broken)
+                }
+            };
+        }
         let giving = self.giving.as_mut()?;
         match giving.hear() {
             Ok(Said::Applied { round }) => match giving.applied(round) {
@@ -222,7 +315,10 @@ impl Giver {
                 }
                 Err(broken) => Some(self.broken(broken)),
             },
-            Ok(Said::Committed) => Some(Event::Committed),
+            Ok(Said::Committed) => {
+                fault::reached(Point::OldCommitted);
+                Some(Event::Committed)
+            }
             Ok(Said::Closed) => {
                 "the new generation is gone".clone_into(&mut self.reason);
                 Some(Event::PeerGone)
@@ -242,25 +338,30 @@ impl Giver {
             // The copy was prepared when the order came, and one that cannot be was refused then.
             Action::Copy | Action::Refuse => None,
             Action::TellConverged => {
+                fault::reached(Point::OldConverged);
                 let giving = self.giving.as_ref()?;
                 self.keeper.tell(&Report::Converged {
                     migration: giving.migration,
                     rounds: u64::from(giving.copy.rounds),
                     bytes: giving.copy.writer.stream_bytes(),
                 });
+                fault::reached(Point::OldToldConverged);
                 None
             }
             Action::Freeze => {
+                fault::reached(Point::OldFreezing);
                 self.frozen_at = Some(Instant::now());
                 self.frozen_usec = monotonic_usec();
                 self.keeper.core.gate.close();
                 self.keeper.drain.phases().begin(Phase::Paused);
+                fault::reached(Point::OldClosed);
                 match self.giving.as_mut()?.freeze() {
                     Ok(()) => None,
                     Err(broken) => Some(self.broken(broken)),
                 }
             }
             Action::TellFrozen => {
+                fault::reached(Point::OldFrozen);
                 let giving = self.giving.as_ref()?;
                 self.keeper.tell(&Report::Frozen {
                     migration: giving.migration,
@@ -269,6 +370,7 @@ impl Giver {
                     bytes: giving.copy.writer.stream_bytes(),
                     stall_usec: usec(giving.copy.longest_slice),
                 });
+                fault::reached(Point::OldToldFrozen);
                 None
             }
             Action::EndCopy => {
@@ -283,8 +385,10 @@ impl Giver {
                 None
             }
             Action::Resolve => {
-                let giving = self.giving.as_ref()?;
-                Some(match giving.lifeline.resolve() {
+                fault::reached(Point::OldResolving);
+                let giving = self.giving.as_ref().map(|giving| &giving.lifeline);
+                let lifeline = giving.or(self.offered.as_ref().map(|offered| &offered.lifeline))?;
+                Some(match lifeline.resolve() {
                     Ok(true) => Event::ResolvedTheirs,
                     Ok(false) => Event::ResolvedOurs,
                     Err(error) => {
@@ -296,33 +400,54 @@ impl Giver {
             }
             Action::Thaw => {
                 self.frozen_at = None;
-                self.keeper.core.gate.open(false);
+                self.keeper.core.gate.return_here();
                 self.keeper.drain.phases().begin(Phase::Serving);
+                fault::reached(Point::OldThawed);
                 None
             }
             Action::TellThawed => {
+                fault::reached(Point::OldResolved);
                 self.keeper.tell(&Report::Thawed {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                     reason: self.reason.clone(),
                 });
+                fault::reached(Point::OldToldThawed);
                 None
             }
             Action::Yield => {
                 self.yield_state();
-                None
+                fault::reached(Point::OldYielded);
+                self.begin_to_follow()
             }
             Action::TellYielded => {
                 self.keeper.tell(&Report::Yielded {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                 });
+                fault::reached(Point::OldToldYielded);
                 None
             }
             Action::Drain => {
                 self.keeper.drain.begin();
                 None
             }
+            Action::TellReturned => {
+                self.keeper.tell(&Report::Returned {
+                    migration: self.migration,
+                    at_usec: monotonic_usec(),
+                    reason: self.reason.clone(),
+                });
+                None
+            }
+            Action::TellStoodDown => {
+                self.keeper.tell(&Report::StoodDown {
+                    migration: self.migration,
+                    reason: self.reason.clone(),
+                });
+                None
+            }
+            Action::Offer => self.offer(),
         }
     }
 }
@@ -332,10 +457,20 @@ impl Giver {
     /// [`Self::lifeline`], for connections, if the state has gone; else nothing of the migration stays
     /// open.
     fn end_copy(&mut self) {
-        self.lifeline = self.giving.take().map(|giving| giving.lifeline);
+        let giving = self.giving.take().map(|giving| giving.lifeline);
+        let offered = self.offered.take().map(|offered| {
+            if self.state != State::Yielded
+                && let Err(error) = offered.fate.lose("the offer was taken back")
+            {
+                tracing::error!(%error, "the former generation cannot be told that it owns nothing");
+            }
+            offered.lifeline
+        });
+        self.lifeline = giving.or(offered);
         if self.state != State::Yielded {
             self.lifeline = None;
             self.link = None;
+            self.ends = None;
         }
         let gate = &self.keeper.core.gate;
         gate.set_throttle(Duration::ZERO);
@@ -404,16 +539,26 @@ impl Giver {
 
     /// Has the supervisor told, at the end of the drain, what became of all connections.
     fn tell_end(&self, mover: &Arc<Mover>) {
+        let told = Some((self.migration, mover.counted()));
+        let former = std::mem::replace(&mut *lock(&self.moved), told);
         let Ok(socket) = self.keeper.socket.try_clone() else {
             return;
         };
-        let (mover, migration) = (Arc::clone(mover), self.migration);
+        if former.is_some() {
+            // The state has come back since, and goes once more.
+            return;
+        }
+        let last = Arc::clone(&self.moved);
         self.keeper.drain.at_the_end(move |outcome| async move {
+            let Some((migration, moved)) = lock(&last).take() else {
+                return;
+            };
             let cut = match outcome {
                 Outcome::Drained => 0,
                 Outcome::LimitPassed { cut } | Outcome::Forced { cut } => cut as u64,
             };
-            let moved = mover.moved();
+            let moved = lock(&moved).clone();
+            fault::reached(Point::OldDrained);
             tell(
                 &socket,
                 &Report::Gone {
@@ -422,6 +567,7 @@ impl Giver {
                     cut,
                 },
             );
+            fault::reached(Point::OldToldGone);
         });
     }
 }

@@ -7,17 +7,19 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use heirloom_handover::{
+    fault::{self, Point},
     lifeline::{Lifeline, Sent},
-    message::{self, Order, Report, Standing},
+    message::{self, Order, Reads, Report, Standing},
     target::{self, Action, Event, State},
 };
 use nix::poll::{PollFd, PollFlags};
 
-use super::{Heard, Keeper, monotonic_usec};
+use super::{Back, Heard, Keeper, monotonic_usec, tell};
 use crate::{
     moving,
     state::{
@@ -25,6 +27,7 @@ use crate::{
         error::TakeError,
         link,
         taking::{Taking, Took},
+        way_back::WayBack,
     },
 };
 
@@ -34,16 +37,20 @@ const LONGEST_DOUBT: Duration = Duration::from_secs(1);
 
 /// Says hello and takes the state over; whether this generation owns it then.
 pub(super) fn take_over(keeper: &mut Keeper) -> bool {
+    fault::reached(Point::NewGreeting);
     keeper.tell(&Report::Hello {
         protocol: message::PROTOCOL,
         version: keeper.tenure.version.clone(),
         reads: keeper.core.reads(),
+        way_back: true,
     });
+    fault::reached(Point::NewGreeted);
     let mut taker = Taker {
         keeper,
         state: State::Greeting,
         taking: None,
         link: None,
+        way_back: None,
         migration: 0,
         origin: Origin::Fresh,
         counts: (0, 0),
@@ -59,6 +66,8 @@ struct Taker<'a> {
     state: State,
     taking: Option<Taking>,
     link: Option<OwnedFd>,
+    /// The way back, and where operations are carried out once the state has gone back.
+    way_back: Option<(WayBack, OwnedFd)>,
     migration: u64,
     origin: Origin,
     /// Entries and bytes taken.
@@ -128,23 +137,36 @@ impl Taker<'_> {
     fn ordered(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Option<Event> {
         match order {
             Order::Begin => Some(Event::Begin),
-            Order::Receive { migration, from } => {
+            Order::Receive {
+                migration,
+                from,
+                bytes_max,
+                way_back,
+            } => {
+                fault::reached(Point::NewReceiving);
                 self.migration = migration;
                 self.origin = Origin::Generation(from);
+                let mut descriptors = descriptors;
+                let back = descriptors.split_off(descriptors.len().min(3));
+                let back = self.take_way_back(way_back, back);
                 let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
+                let begun = back.and(begun);
                 let begun = begun.and_then(|[stream, lifeline, link]: [OwnedFd; 3]| {
                     self.link = Some(link);
                     let stores = self.keeper.core.stores();
-                    Taking::new(stream, Some(migration), Some(lifeline), stores)
+                    Taking::new(stream, Some(migration), Some(lifeline), stores, bytes_max)
                 });
                 Some(self.begin(begun))
             }
-            Order::Restore { migration } => {
+            Order::Restore {
+                migration,
+                bytes_max,
+            } => {
                 self.migration = migration;
                 self.origin = Origin::Saved;
                 let begun = descriptors.try_into().map_err(|_| short_of_descriptors());
                 let begun = begun.and_then(|[file]: [OwnedFd; 1]| {
-                    Taking::new(file, None, None, self.keeper.core.stores())
+                    Taking::new(file, None, None, self.keeper.core.stores(), bytes_max)
                 });
                 Some(self.begin(begun))
             }
@@ -182,6 +204,33 @@ impl Taker<'_> {
         }
     }
 
+    /// Takes the writing end of a way back to one that can read these.
+    fn take_way_back(
+        &mut self,
+        reads: Option<Vec<Reads>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), TakeError> {
+        let Some(reads) = reads else {
+            return if descriptors.is_empty() {
+                Ok(())
+            } else {
+                Err(short_of_descriptors())
+            };
+        };
+        let [pipe, fate, link]: [OwnedFd; 3] =
+            descriptors.try_into().map_err(|_| short_of_descriptors())?;
+        let socket = self.keeper.socket.try_clone()?;
+        let migration = self.migration;
+        let tell_lost = Box::new(move |reason: &str| {
+            let reason = reason.to_owned();
+            tell(&socket, &Report::WayLost { migration, reason });
+        });
+        let stores = self.keeper.core.stores();
+        let way = WayBack::new(pipe, fate, &stores, &reads, tell_lost)?;
+        self.way_back = Some((way, link));
+        Ok(())
+    }
+
     fn begin(&mut self, begun: Result<Taking, TakeError>) -> Event {
         match begun {
             Ok(taking) => {
@@ -200,12 +249,14 @@ impl Taker<'_> {
             // From here on the stream is waited for as well.
             Action::Read => None,
             Action::TellReady => {
+                fault::reached(Point::NewVerified);
                 let (entries, bytes) = self.counts;
                 self.keeper.tell(&Report::Ready {
                     migration: self.migration,
                     entries,
                     bytes,
                 });
+                fault::reached(Point::NewToldReady);
                 None
             }
             Action::TellReject => {
@@ -220,12 +271,17 @@ impl Taker<'_> {
                 None
             }
             Action::SayCommitted => {
+                fault::reached(Point::NewCommitting);
                 let taking = self.taking.as_ref();
                 let lifeline = taking.and_then(|taking| taking.lifeline.as_ref());
                 match lifeline.map(Lifeline::commit) {
-                    Some(Ok(Sent::Queued)) => Some(Event::Queued),
+                    Some(Ok(Sent::Queued)) => {
+                        fault::reached(Point::NewCommitted);
+                        Some(Event::Queued)
+                    }
                     // Nothing was queued, so nobody will take it for a commit.
                     Some(Ok(_) | Err(_)) | None => {
+                        fault::reached(Point::NewRefused);
                         self.doubt_ends = Some(Instant::now() + LONGEST_DOUBT);
                         let reason = "the former generation has taken the state back".to_owned();
                         self.error.get_or_insert(TakeError::CalledOff(reason));
@@ -238,10 +294,12 @@ impl Taker<'_> {
                 None
             }
             Action::TellCommitted => {
+                fault::reached(Point::NewOwned);
                 self.keeper.tell(&Report::Committed {
                     migration: self.migration,
                     at_usec: monotonic_usec(),
                 });
+                fault::reached(Point::NewToldCommitted);
                 None
             }
             Action::GiveUp => {
@@ -260,7 +318,13 @@ impl Taker<'_> {
 
     fn own(&mut self) {
         let keeper = &mut *self.keeper;
+        if let Some((way, link)) = self.way_back.take() {
+            let (migration, way) = (self.migration, Arc::new(way));
+            keeper.core.gate.write_back(way);
+            keeper.way_back = Some(Back { migration, link });
+        }
         keeper.core.gate.open(false);
+        fault::reached(Point::NewOwning);
         if let Some(link) = self.link.take()
             && let Err(error) =
                 link::server::start(link, &keeper.core, &keeper.drain, &keeper.runtime)

@@ -6,7 +6,7 @@ use super::{Handle, Keyed, Kind, Staged};
 use crate::state::{
     error::{StateError, StoreError},
     remote::lowered,
-    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Followed, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::Group,
 };
 
@@ -102,5 +102,9 @@ impl<T: Kind> Store for Handle<T> {
             staged.want_from(T::decode_key(one.key)?, one.expected, version, value)?;
         }
         Ok(Box::new(staged))
+    }
+
+    fn follow(&self, change: Followed<'_>) -> Result<(), StoreError> {
+        self.0.follow(&change)
     }
 }

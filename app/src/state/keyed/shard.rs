@@ -187,6 +187,11 @@ impl<K: Eq, V> Shard<K, V> {
         }
     }
 
+    /// The version of the last change.
+    pub(super) fn clock(&self) -> u64 {
+        self.clock
+    }
+
     /// Removes an entry as it was received that it is gone.
     pub(super) fn receive_removal(&mut self, hash: u64, key: &K, version: u64) {
         self.remove(hash, key);

@@ -13,6 +13,7 @@ use crate::state::{
     link::{self, Link, Part, WantedChange},
     remote::{lowered, raised, raised_over},
     transaction::{Draft, Group, LockedGroup},
+    way_back::Record,
 };
 
 /// What was seen of entries, and what they are to become.
@@ -196,12 +197,14 @@ impl<T: Kind> LockedGroup for LockedStaged<'_, T> {
         Ok(true)
     }
 
-    fn apply(mut self: Box<Self>) {
+    fn apply(&mut self, mut record: Option<&mut Record>) {
         for (key, entry) in self.entries.drain() {
             let number = self.keyed.shard_of(entry.hash);
             let Some((_, shard)) = self.shards.iter_mut().find(|(at, _)| *at == number) else {
                 continue;
             };
+            let changes = !matches!(entry.fate, Fate::Stay | Fate::PutFrom(..));
+            let changed = record.is_some().then(|| key.clone()).filter(|_| changes);
             match entry.fate {
                 Fate::Put(value) => {
                     shard.put(entry.hash, key, value, Stored::AsItIs);
@@ -214,6 +217,9 @@ impl<T: Kind> LockedGroup for LockedStaged<'_, T> {
                 }
                 // `prepare` has raised what came from elsewhere.
                 Fate::Stay | Fate::PutFrom(..) => {}
+            }
+            if let (Some(record), Some(key)) = (record.as_deref_mut(), changed) {
+                self.keyed.record(record, shard, entry.hash, &key);
             }
         }
     }

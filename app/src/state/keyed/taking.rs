@@ -2,14 +2,19 @@
 
 use std::sync::atomic::Ordering;
 
-use heirloom_state_codec::{Record, Records, SectionDescriptor, SectionKind, SectionTotal};
+use heirloom_state_codec::{
+    AtticRecord, Context, EntryHash, Record, Records, SectionDescriptor, SectionKind, SectionTotal,
+    read_entry,
+};
 
 use super::{Keyed, Kind, shard::Shard};
 use crate::state::{
     declared::{accept, undeclared},
     error::StoreError,
-    incoming::Incoming,
+    incoming::{Incoming, Received},
+    store::Followed,
     turn::lock,
+    way_back::record::Fate,
 };
 
 impl<T: Kind> Keyed<T> {
@@ -62,6 +67,37 @@ impl<T: Kind> Keyed<T> {
                 shard.receive(hash, key, value, received);
             }
             None => shard.receive_removal(hash, &key, record.version),
+        }
+        Ok(())
+    }
+
+    /// Makes a change that the owner of the state has made.
+    pub(super) fn follow(&self, change: &Followed<'_>) -> Result<(), StoreError> {
+        let key = T::decode_key(change.key)?;
+        let hash = self.hash(&key);
+        match change.fate {
+            Fate::Put { value, attic } => {
+                let context = &mut Context::default();
+                let attic = AtticRecord::parse(attic);
+                let entry =
+                    read_entry::<T::Codec, T::Value>(change.version, value, attic, context)?;
+                if entry.attic.is_some() {
+                    self.stored.store(true, Ordering::Relaxed);
+                }
+                let received = Received {
+                    version: change.entry_version,
+                    // Only a copy under way asks for it, and there is none.
+                    hash: EntryHash(0),
+                    stored: entry.attic,
+                };
+                self.lock_for(hash)
+                    .receive(hash, key, entry.value, received);
+            }
+            Fate::Remove => {
+                let mut shard = self.lock_for(hash);
+                shard.receive_removal(hash, &key, change.entry_version);
+            }
+            Fate::Object { .. } => return Err(change.is_none_of(&self.name)),
         }
         Ok(())
     }

@@ -322,35 +322,35 @@ impl Out {
 }
 
 /// What is left of a body.
-struct In<'a>(&'a [u8]);
+pub(crate) struct In<'a>(pub(crate) &'a [u8]);
 
 impl<'a> In<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         let bytes = self.take(size_of::<u32>())?.try_into().ok()?;
         Some(u32::from_le_bytes(bytes))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         let bytes = self.take(size_of::<u64>())?.try_into().ok()?;
         Some(u64::from_le_bytes(bytes))
     }
 
-    fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.u32()? as usize;
         self.take(length)
     }
 
-    fn text(&mut self) -> Option<String> {
+    pub(crate) fn text(&mut self) -> Option<String> {
         String::from_utf8(self.bytes()?.to_vec()).ok()
     }
 }
@@ -429,6 +429,21 @@ mod tests {
             let (id, body) = read_frame(&mut &frame[..]).await.unwrap().unwrap();
             assert_eq!((id, &body[..]), (3, &frame[12..]));
         }
+    }
+
+    /// A fuzz target: what is understood is written as it was read.
+    #[test]
+    fn any_question_and_answer() {
+        bolero::check!()
+            .with_iterations(10_000)
+            .for_each(|body: &[u8]| {
+                if let Some(frame) = Question::parse(body).and_then(|read| read.to_frame(1)) {
+                    assert_eq!(&frame[12..], body);
+                }
+                if let Some(frame) = Answer::parse(body).and_then(|read| read.to_frame(1)) {
+                    assert_eq!(&frame[12..], body);
+                }
+            });
     }
 
     #[tokio::test]

@@ -14,8 +14,9 @@ use crate::state::{
     declared::{Identity, accept, declare, undeclared},
     error::StoreError,
     keyed::{Value, report},
-    store::{Budget, Form, Outlet, Pending, Progress},
+    store::{Budget, Followed, Form, Outlet, Pending, Progress},
     turn::lock,
+    way_back::record::Fate,
 };
 
 /// A batch under the lock ends with this many entries, or bytes: some microseconds.
@@ -177,6 +178,28 @@ where
                 taking.entry::<T, C>(&mut entries, &record)?;
             }
         }
+        Ok(())
+    }
+
+    /// Adds an entry that the owner of the state has added.
+    pub(super) fn follow_entry(&self, change: &Followed<'_>) -> Result<(), StoreError> {
+        let wrong = || change.is_none_of(&self.shared.name);
+        let Fate::Put { value, attic } = change.fate else {
+            return Err(wrong());
+        };
+        let position = change.key.try_into().map_err(|_| wrong())?;
+        let position = u64::from_le_bytes(position);
+        let mut entries = self.entries_now();
+        if entries.next() != position {
+            return Err(wrong());
+        }
+        let attic = AtticRecord::parse(attic);
+        let context = &mut Context::default();
+        let read = read_entry::<C, T>(change.version, value, attic, context)?;
+        if let Some(stored) = read.attic {
+            entries.stored.insert(position, stored);
+        }
+        entries.push(read.value);
         Ok(())
     }
 

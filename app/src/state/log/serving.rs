@@ -12,9 +12,10 @@ use crate::state::{
     keyed::Value,
     link::{Fate, Link, Part, WantedChange},
     remote::{lowered, raised},
-    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Followed, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::{Draft, Group, LockedGroup},
     turn::lock,
+    way_back::Record,
 };
 
 /// The key under which the log itself stands.
@@ -137,6 +138,10 @@ where
         }
         Ok(Box::new(appended))
     }
+
+    fn follow(&self, change: Followed<'_>) -> Result<(), StoreError> {
+        self.follow_entry(&change)
+    }
 }
 
 /// Reads a position.
@@ -184,6 +189,7 @@ where
 
     fn lock(&mut self) -> Box<dyn LockedGroup + '_> {
         Box::new(LockedAppended {
+            name: &self.log.shared.name,
             entries: lock(&self.log.shared.entries),
             expected: self.expected,
             values: &mut self.values,
@@ -211,22 +217,30 @@ where
 
 /// The same under the lock.
 struct LockedAppended<'a, T, C> {
+    name: &'a str,
     entries: MutexGuard<'a, Entries<T>>,
     expected: Option<u64>,
     values: &'a mut Vec<T>,
     codec: PhantomData<C>,
 }
 
-impl<T, C> LockedGroup for LockedAppended<'_, T, C> {
+impl<T, C> LockedGroup for LockedAppended<'_, T, C>
+where
+    T: Value<C>,
+    C: Codec<T> + 'static,
+{
     fn prepare(&mut self) -> Result<bool, StateError> {
         let length = self.entries.next();
         Ok(self.expected.is_none_or(|expected| expected == length))
     }
 
-    fn apply(mut self: Box<Self>) {
-        let Self {
-            entries, values, ..
-        } = &mut *self;
-        entries.values.append(values);
+    fn apply(&mut self, record: Option<&mut Record>) {
+        let first = self.entries.next();
+        self.entries.values.append(self.values);
+        if let Some(record) = record {
+            for position in first..self.entries.next() {
+                self.entries.record::<C>(record, self.name, position);
+            }
+        }
     }
 }

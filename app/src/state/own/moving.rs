@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use heirloom_state_codec::{
     AtticRecord, Codec, Context, EntryHash, MigrateError, Record, Records, SectionDescriptor,
-    SectionId, SectionKind, SectionTotal, SnapshotWriter, shape_of, write_entry,
+    SectionId, SectionKind, SectionTotal, SnapshotWriter, read_entry, shape_of, write_entry,
 };
 
 use super::{
@@ -20,8 +20,9 @@ use crate::state::{
     incoming::Incoming,
     keyed::{Key, Value, report},
     outgoing::Beside,
-    store::{Budget, Form, Outlet, Pending, Progress},
+    store::{Budget, Followed, Form, Outlet, Pending, Progress},
     turn::lock,
+    way_back::record::Fate,
 };
 
 /// Entries that are written under one lock, one after the other: some microseconds.
@@ -256,6 +257,30 @@ where
         match received.stored {
             Some(stored) => drop(stripe.stored.insert(key, stored)),
             None => drop(stripe.stored.remove(&key)),
+        }
+        Ok(())
+    }
+
+    /// Makes a change that the owner of the state has made.
+    pub(super) fn follow_entry(&self, change: &Followed<'_>) -> Result<(), StoreError> {
+        let key: S::Key = C::decode(change.key).map_err(MigrateError::from)?;
+        let stripe = &mut *self.shared.lock(&key);
+        match change.fate {
+            Fate::Put { value, attic } => {
+                let attic = AtticRecord::parse(attic);
+                let context = &mut Context::default();
+                let entry = read_entry::<C, S::Value>(change.version, value, attic, context)?;
+                self.shared.store.put(&key, Some(entry.value));
+                match entry.attic {
+                    Some(stored) => drop(stripe.stored.insert(key, stored)),
+                    None => drop(stripe.stored.remove(&key)),
+                }
+            }
+            Fate::Remove => {
+                self.shared.store.put(&key, None);
+                stripe.stored.remove(&key);
+            }
+            Fate::Object { .. } => return Err(change.is_none_of(&self.shared.name)),
         }
         Ok(())
     }

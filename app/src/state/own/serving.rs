@@ -16,9 +16,10 @@ use crate::state::{
     keyed::Value,
     link::{Fate, Link, Part, WantedChange},
     remote::{lowered, raised, raised_over},
-    store::{Boxed, Budget, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
+    store::{Boxed, Budget, Followed, Form, Outlet, Pair, Pending, Progress, Seen, Store, Wanted},
     transaction::{Draft, Group, LockedGroup},
     turn::lock,
+    way_back::Record,
 };
 
 /// What stands for an entry's version: a hash of its value, never 0.
@@ -140,6 +141,10 @@ where
             entries,
         }))
     }
+
+    fn follow(&self, change: Followed<'_>) -> Result<(), StoreError> {
+        self.follow_entry(&change)
+    }
 }
 
 /// What another generation wants of entries.
@@ -256,13 +261,15 @@ where
         Ok(true)
     }
 
-    fn apply(mut self: Box<Self>) {
+    fn apply(&mut self, mut record: Option<&mut Record>) {
         let shared = &self.tracked.shared;
         for (key, (_, wish)) in self.entries.drain() {
             let number = shared.stripe_of(&key);
             let Some((_, stripe)) = self.stripes.iter_mut().find(|(at, _)| *at == number) else {
                 continue;
             };
+            let changes = !matches!(wish, Wish::Stay | Wish::PutFrom(_));
+            let changed = record.is_some().then(|| key.clone()).filter(|_| changes);
             match wish {
                 Wish::Put(value, stored) => {
                     match stored {
@@ -274,6 +281,9 @@ where
                 Wish::Remove => shared.put(stripe, key, None),
                 // `prepare` has raised what came from elsewhere.
                 Wish::Stay | Wish::PutFrom(_) => {}
+            }
+            if let (Some(record), Some(key)) = (record.as_deref_mut(), changed) {
+                self.tracked.record(record, stripe, &key);
             }
         }
     }

@@ -235,6 +235,8 @@ impl Writer {
             pause: PAUSE,
             freeze: FREEZE,
             reads: self.reads.clone(),
+            bytes_max: None,
+            way_back: None,
         };
         self.order(&order, &[their_stream, their_lifeline, their_link])?;
         let mut stream = std::fs::File::from(stream);

@@ -147,7 +147,10 @@ impl Service {
         }
         let slot = rollout.slot;
         match self.slots[slot] {
-            Slot::Serving { process: old, .. } => actions.push(Action::Retire(old)),
+            Slot::Serving { process: old, .. } => {
+                self.replaced.insert(old);
+                actions.push(Action::Retire(old));
+            }
             Slot::Starting { process: old, .. } => actions.push(Action::Discard(old)),
             Slot::Vacant | Slot::BackingOff { .. } => {}
         }

@@ -43,7 +43,7 @@ impl Service {
     ) -> ProcessId {
         self.last_process += 1;
         let process = ProcessId(self.last_process);
-        self.living.insert(process, (generation, slot));
+        self.living.insert(process, (generation, slot, plan));
         actions.push(Action::Spawn {
             process,
             plan,
@@ -111,7 +111,7 @@ impl Service {
         if policy.strategy != Strategy::Sequential {
             return None;
         }
-        let in_slot = self.living.iter().find(|(_, (_, of))| *of == slot);
+        let in_slot = self.living.iter().find(|(_, (_, of, _))| *of == slot);
         in_slot.map(|(process, _)| *process)
     }
 
@@ -161,9 +161,10 @@ impl Service {
 
     pub(super) fn serving_generation(&self) -> Generation {
         let serving = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Serving { process, .. } => {
-                self.living.get(process).map(|(generation, _)| *generation)
-            }
+            Slot::Serving { process, .. } => self
+                .living
+                .get(process)
+                .map(|(generation, _, _)| *generation),
             Slot::Vacant | Slot::Starting { .. } | Slot::BackingOff { .. } => None,
         });
         serving.max().unwrap_or(0)
@@ -195,6 +196,8 @@ impl Service {
         needed.extend(self.current);
         needed.extend(self.next.map(|job| job.plan));
         needed.extend(self.slots.iter().filter_map(Slot::plan));
+        let plan_of = |process| self.living.get(process).map(|(_, _, plan)| *plan);
+        needed.extend(self.replaced.iter().filter_map(plan_of));
         match &self.activity {
             Activity::Idle => {}
             Activity::WaitingForRoom(job) => needed.extend([job.plan]),

@@ -104,6 +104,11 @@ impl World {
                 self.processes.remove(&process);
                 None
             }
+            Event::Returned { new, old } => {
+                self.told.remove(&old);
+                self.leave(new);
+                self.become_ready(old)
+            }
             Event::BackoffOver(slot) => {
                 self.backoffs.remove(&slot);
                 None
@@ -314,6 +319,26 @@ fn a_death_in_probation_brings_the_proven_program_back() {
     let undone = world.finished.last().unwrap();
     assert_eq!((undone.from, undone.to), (asked.from, asked.to));
     assert_eq!(undone.concludes, None);
+}
+
+#[test]
+fn one_in_reserve_serves_again_without_a_start() {
+    let mut world = World::serving(OVERLAP);
+    let (old, before) = (world.only(Doing::Serving), world.serving_plans());
+    world.hand_over(Kind::Reload);
+    world.feed(Event::Ready(world.only(Doing::Starting)));
+    let new = world.only(Doing::Serving);
+    let asked = *world.finished.last().unwrap();
+    let actions = world.feed(Event::Returned { new, old });
+    assert!(actions.contains(&Action::StartProbation(old)));
+    assert_eq!(world.only(Doing::Serving), old);
+    assert_eq!(world.machine.state(), State::Serving);
+    let undone = world.finished.last().unwrap();
+    assert_eq!((undone.from, undone.to), (asked.from, asked.to));
+    let (culprit, restored) = (new, true);
+    assert_eq!(undone.outcome, Outcome::RolledBack { culprit, restored });
+    world.fair();
+    assert_eq!(world.serving_plans(), before);
 }
 
 #[test]
@@ -647,6 +672,7 @@ enum Happening {
     Ready(usize),
     Fails(usize),
     Dies(usize),
+    Returns(usize),
     Ends(usize),
     Proves(usize),
     BackoffOver(usize),
@@ -659,6 +685,7 @@ fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
         6 => any::<usize>().prop_map(Happening::Ready),
         3 => any::<usize>().prop_map(Happening::Fails),
         2 => any::<usize>().prop_map(Happening::Dies),
+        2 => any::<usize>().prop_map(Happening::Returns),
         6 => any::<usize>().prop_map(Happening::Ends),
         2 => any::<usize>().prop_map(Happening::Proves),
         3 => any::<usize>().prop_map(Happening::BackoffOver),
@@ -681,6 +708,16 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Ready(n) => pick(&world.all(Doing::Starting), n).map(Event::Ready),
         Happening::Fails(n) => pick(&world.all(Doing::Starting), n).map(Event::FailedToStart),
         Happening::Dies(n) => pick(&world.all(Doing::Serving), n).map(Event::Died),
+        Happening::Returns(n) => {
+            let returning = |(new, one): (&ProcessId, &(Doing, usize, PlanId))| {
+                let replaced = world.machine.replaced.iter().copied();
+                let mut old = replaced.filter(|old| world.processes[old].1 == one.1);
+                let old = old.next_back()?;
+                (one.0 == Doing::Serving).then_some(Event::Returned { new: *new, old })
+            };
+            let all: Vec<Event> = world.processes.iter().filter_map(returning).collect();
+            pick(&all, n)
+        }
         Happening::Ends(n) => pick(&world.all(Doing::Leaving), n).map(Event::Gone),
         Happening::Proves(n) => pick(&world.all(Doing::Serving), n).map(Event::Proved),
         Happening::BackoffOver(n) => {

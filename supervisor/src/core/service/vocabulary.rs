@@ -68,6 +68,13 @@ pub(crate) enum Event {
     FailedToStart(ProcessId),
     /// A process that served does not any more.
     Died(ProcessId),
+    /// A process that served does not any more, and the one it had replaced serves again.
+    Returned {
+        /// The one that does not any more.
+        new: ProcessId,
+        /// The one that serves again.
+        old: ProcessId,
+    },
     /// Nothing of a process is left.
     Gone(ProcessId),
     /// A process has lived through its probation.

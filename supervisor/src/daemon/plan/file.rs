@@ -2,6 +2,7 @@
 //!
 //! Owns telling a script from a binary, and a whole binary from one that is still being copied.
 
+use super::pin::{self, Copied, Pin};
 use super::{Unusable, unusable};
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -18,13 +19,23 @@ use nix::unistd::{AccessFlags, faccessat};
 /// Scripts up to this size are kept in memory, so that they outlive their file.
 const LARGEST_SCRIPT_BYTES: u64 = 4 << 20;
 
-/// A program that starts with `#!`.
+/// The file of a program, as it was found to be one.
 #[derive(Debug)]
-pub(super) struct Script {
-    /// The path it is started under while that leads to the same file.
-    pub(super) path: PathBuf,
-    /// Its content, if it is small enough.
-    pub(super) copy: Option<OwnedFd>,
+pub(super) enum Content {
+    /// A binary, executed from its file as long as that is what it was.
+    Binary { file: File, was: FileIdentity },
+    /// What starts with `#!`.
+    Script {
+        /// The path it is started under while that leads to the same file.
+        path: PathBuf,
+        was: FileIdentity,
+        /// Its content, if it is small enough.
+        copy: Option<OwnedFd>,
+    },
+    /// A binary that was held to a hash or signature: the copy that was checked.
+    PinnedBinary(File),
+    /// A script that was.
+    PinnedScript(File),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +58,11 @@ impl FileIdentity {
 }
 
 pub(super) struct Opened {
-    pub(super) file: File,
     pub(super) resolved: PathBuf,
-    pub(super) identity: FileIdentity,
-    pub(super) script: Option<Script>,
+    pub(super) content: Content,
 }
 
-pub(super) fn open(path: &Path) -> Result<Opened, Unusable> {
+pub(super) fn open(path: &Path, pin: Option<Pin<'_>>) -> Result<Opened, Unusable> {
     let about = |reason: &str| unusable(format!("{}: {reason}", path.display()));
     let system = |error: io::Error| about(&error.to_string());
     let resolved = path.canonicalize().map_err(system)?;
@@ -87,18 +96,46 @@ pub(super) fn open(path: &Path) -> Result<Opened, Unusable> {
         AtFlags::AT_EACCESS,
     )
     .map_err(|_| about("it is not executable; run chmod +x on it"))?;
-    let identity = FileIdentity::of(&metadata);
-    let script = look_into(path, &file, metadata.len())?;
-    Ok(Opened {
-        file,
-        resolved,
-        identity,
-        script,
-    })
+    let content = match pin {
+        Some(pin) => {
+            let Copied {
+                file,
+                length,
+                verdict,
+            } = pin::copy(&resolved, &file, pin)?;
+            // A program that is still being copied is to be waited for, whatever its hash is by now.
+            let kind = look_into(path, &file, length)?;
+            verdict?;
+            match kind {
+                Kind::Binary => Content::PinnedBinary(file),
+                Kind::Script => Content::PinnedScript(file),
+            }
+        }
+        None => {
+            let was = FileIdentity::of(&metadata);
+            match look_into(path, &file, metadata.len())? {
+                Kind::Binary => Content::Binary { file, was },
+                Kind::Script => Content::Script {
+                    path: path.to_owned(),
+                    was,
+                    copy: keep_script(path, &file, metadata.len()),
+                },
+            }
+        }
+    };
+    Ok(Opened { resolved, content })
+}
+
+/// What can be a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Binary,
+    /// It starts with `#!`.
+    Script,
 }
 
 /// Tells a script from a binary, and a whole binary from one that is being copied.
-pub(super) fn look_into(path: &Path, file: &File, length: u64) -> Result<Option<Script>, Unusable> {
+pub(super) fn look_into(path: &Path, file: &File, length: u64) -> Result<Kind, Unusable> {
     let unfinished = |what: &str| Unusable {
         reason: format!("{} {what}; is it still being written?", path.display()),
         passing: true,
@@ -107,21 +144,17 @@ pub(super) fn look_into(path: &Path, file: &File, length: u64) -> Result<Option<
     let mut head = [0; 64];
     // Not readable: the kernel will judge it.
     let Ok(got) = read_fully(&mut file, &mut head) else {
-        return Ok(None);
+        return Ok(Kind::Binary);
     };
     if got == 0 {
         return Err(unfinished("is empty"));
     }
     if head.starts_with(b"#!") {
-        let copy = keep_script(path, file, length);
-        return Ok(Some(Script {
-            path: path.to_owned(),
-            copy,
-        }));
+        return Ok(Kind::Script);
     }
     if head.starts_with(b"\x7fELF") {
         return match elf_length(&head[..got]) {
-            Some(whole) if whole <= length => Ok(None),
+            Some(whole) if whole <= length => Ok(Kind::Binary),
             Some(whole) => Err(unfinished(&format!(
                 "has {length} of at least {whole} bytes"
             ))),
@@ -136,7 +169,7 @@ pub(super) fn look_into(path: &Path, file: &File, length: u64) -> Result<Option<
 
 /// How long an ELF file must be at least: its two tables lie within it. `None` if the header is
 /// not whole. (System V ABI, "ELF Header".)
-pub(super) fn elf_length(head: &[u8]) -> Option<u64> {
+pub(crate) fn elf_length(head: &[u8]) -> Option<u64> {
     let wide = *head.get(4)? == 2;
     let little = *head.get(5)? == 1;
     let number = |at: usize, size: usize| -> Option<u64> {

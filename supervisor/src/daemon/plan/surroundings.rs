@@ -1,22 +1,22 @@
-//! What a program runs in: its directory, its environment, its user, and the way to it.
+//! What a program runs in: its directory, its environment, and the way to it.
 
 use super::{Unusable, unusable};
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use nix::fcntl::AtFlags;
-use nix::unistd::{AccessFlags, Group, User, faccessat, getgrouplist};
+use nix::unistd::{AccessFlags, User, faccessat};
 
 use heirloom_handover::environment::OF_THE_SUPERVISOR_ALONE;
 
 use crate::config::service::Service;
-use crate::sys::spawn::Identity;
 
 /// No environment file is larger than this.
 const LARGEST_ENV_FILE_BYTES: u64 = 1 << 20;
@@ -29,7 +29,7 @@ pub(super) fn working_directory(wanted: Option<&Path>) -> Result<PathBuf, Unusab
             .map(PathBuf::from)
             .filter(|path| path.is_absolute());
         match named {
-            Some(named) if OWN_DIRECTORY_IS_NAMED.with(|named| *named) => Ok(named),
+            Some(named) if *OWN_DIRECTORY_IS_NAMED => Ok(named),
             // A deploy may have deleted it; only who goes by it fails for that.
             Some(_) | None => std::env::current_dir(),
         }
@@ -42,16 +42,14 @@ pub(super) fn working_directory(wanted: Option<&Path>) -> Result<PathBuf, Unusab
     }
 }
 
-thread_local! {
-    /// Whether `$PWD` led to the working directory when this was first asked, which is before any
-    /// link in it can have been turned by a deploy the supervisor is told of.
-    static OWN_DIRECTORY_IS_NAMED: bool = std::env::var_os("PWD").is_some_and(|named| {
-        match (fs::metadata(named), fs::metadata(".")) {
-            (Ok(named), Ok(real)) => (named.dev(), named.ino()) == (real.dev(), real.ino()),
-            (Err(_), _) | (_, Err(_)) => false,
-        }
-    });
-}
+/// Whether `$PWD` led to the working directory when this was first asked, which is before any link in
+/// it can have been turned by a deploy the supervisor is told of.
+static OWN_DIRECTORY_IS_NAMED: LazyLock<bool> = LazyLock::new(|| {
+    std::env::var_os("PWD").is_some_and(|named| match (fs::metadata(named), fs::metadata(".")) {
+        (Ok(named), Ok(real)) => (named.dev(), named.ino()) == (real.dev(), real.ino()),
+        (Err(_), _) | (_, Err(_)) => false,
+    })
+});
 
 /// Finds a program the way a shell does, from the service's directory and its own `PATH`.
 pub(super) fn find(
@@ -127,7 +125,7 @@ pub(super) fn environment(service: &Service) -> Result<BTreeMap<OsString, OsStri
 
 /// `NAME=VALUE` lines; blank lines and those that begin with `#` or `;` are passed over, quotes
 /// around a value are taken off. A subset of what systemd's `EnvironmentFile=` reads.
-pub(super) fn parse_env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, String> {
+pub(crate) fn parse_env_file(text: &[u8]) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -161,45 +159,6 @@ pub(super) fn unquote(value: &[u8]) -> &[u8] {
         [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
         bare => bare,
     }
-}
-
-pub(super) fn user(service: &Service) -> Result<Option<Identity>, Unusable> {
-    let group = match &service.group {
-        None => None,
-        Some(name) => Some(
-            Group::from_name(name)
-                .map_err(|error| unusable(format!("group {name}: {error}")))?
-                .ok_or_else(|| unusable(format!("there is no group {name}")))?
-                .gid,
-        ),
-    };
-    let Some(name) = &service.user else {
-        return match group {
-            None => Ok(None),
-            Some(_) => Err(unusable("group without user: set both")),
-        };
-    };
-    let user = User::from_name(name)
-        .map_err(|error| unusable(format!("user {name}: {error}")))?
-        .ok_or_else(|| unusable(format!("there is no user {name}")))?;
-    let own = nix::unistd::geteuid();
-    if !own.is_root() && own != user.uid {
-        return Err(unusable(format!(
-            "only root can run a service as {name}; drop `user`"
-        )));
-    }
-    if !own.is_root() {
-        return Ok(None);
-    }
-    let gid = group.unwrap_or(user.gid);
-    let plain = CString::new(name.as_str()).map_err(|_| unusable("a user name with a NUL"))?;
-    let groups = getgrouplist(&plain, gid)
-        .map_err(|error| unusable(format!("groups of {name}: {error}")))?;
-    Ok(Some(Identity {
-        user: user.uid.as_raw(),
-        group: gid.as_raw(),
-        groups: groups.iter().map(|gid| gid.as_raw()).collect(),
-    }))
 }
 
 pub(super) fn home_of(service: &Service) -> Option<OsString> {

@@ -55,6 +55,7 @@ impl Runner {
             process.deadlines.probation = Some(timer);
             process.deadlines.settled = Some(settled);
         }
+        self.begin_health(id);
     }
 
     pub(super) fn feed_watchdog(&mut self, id: ProcessId) {

@@ -15,6 +15,7 @@ use super::{Runner, Waiter, What, policy};
 use crate::config::service::{Service, Strategy};
 use crate::control::protocol::{EventKind, Report};
 use crate::core::generation::Phase;
+use crate::core::reserve;
 use crate::core::service::{self as machine, Event, Generation, Kind, PlanId};
 use crate::daemon::input::{Input, ServiceInput};
 use crate::daemon::listeners::{self, CannotListen, Listener, Set};
@@ -51,6 +52,8 @@ pub(crate) struct Active {
     pub(super) first_retired: Option<Instant>,
     /// What the handovers of state within it came to.
     pub(super) moved: Moved,
+    /// What would be lost if the new program failed after it has taken over.
+    pub(super) warning: Option<String>,
 }
 
 /// A handover that has committed: its report waits until no new connection reaches the programs it
@@ -124,7 +127,8 @@ impl Runner {
         if self.machine.is_stopping() || self.stop_wanted {
             return Err(Declined::Stopping);
         }
-        if what == What::Rollback && self.machine.rollback_target().is_none() && !self.is_busy() {
+        let nothing = self.machine.rollback_target().is_none() && self.may_return().is_none();
+        if what == What::Rollback && nothing && !self.is_busy() {
             return Err(Declined::NothingProven);
         }
         let full = self.jobs.len() == MOST_WAITING;
@@ -172,8 +176,27 @@ impl Runner {
     /// Begins the next handover if none is under way.
     pub(super) fn begin_next(&mut self) {
         let busy = self.looking_up.is_some() || self.active.is_some() || self.parting.is_some();
-        if busy || self.machine.is_handing_over() {
+        if busy || self.machine.is_handing_over() || self.is_returning() {
             return;
+        }
+        // What would take over next takes over from one whose state does not go back any more; only a
+        // rollback lets it, and a trial changes nothing.
+        match self.jobs.front().map(|job| job.what) {
+            Some(What::Rollback) if !self.reserves.is_empty() => {
+                match self.may_return() {
+                    Some(new) => {
+                        self.returning = self.jobs.pop_front();
+                        self.reserve(new, reserve::Event::GiveBack);
+                    }
+                    None => self.dismiss_reserves(),
+                }
+                return;
+            }
+            Some(What::Reload | What::Start) if !self.reserves.is_empty() => {
+                self.dismiss_reserves();
+                return;
+            }
+            Some(What::Start | What::Reload | What::Rollback | What::DryRun) | None => {}
         }
         let Some(job) = self.jobs.pop_front() else {
             return;
@@ -214,6 +237,9 @@ impl Runner {
             Ok(plan) => plan,
             Err(unusable) => return self.fail(job, &unusable.to_string()),
         };
+        for warning in &plan.warnings {
+            tracing::warn!(service = self.service.name, "{warning}");
+        }
         let service = plan.service.clone();
         let listeners =
             match listeners::prepare(&service.listen, &self.listeners, &self.context.inherited) {
@@ -261,6 +287,7 @@ impl Runner {
             flags: self.flags(),
             first_retired: None,
             moved: Moved::default(),
+            warning: None,
         });
         self.drive(Event::Handover(machine::Job { kind, plan, policy }));
     }

@@ -12,7 +12,7 @@ use tokio::io::Interest;
 
 use super::Runner;
 use crate::control::protocol::EventKind;
-use crate::core::generation::Phase;
+use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::{Event, ProcessId};
 use crate::core::transfer::{self, State};
 use crate::daemon::family::Bond;
@@ -83,6 +83,9 @@ impl Runner {
         let mute = matches!(told, Some(Err(_)));
         self.note(generation, EventKind::Adopted, text);
         if mute {
+            if self.processes.get(&id).map(|one| one.phase) == Some(Phase::Reserve) {
+                self.feed(id, Life::Retire);
+            }
             // What it had to do with the state is known from the record alone.
             let input = ServiceInput::Process(id, ProcessInput::Deaf);
             let timer = self.timer(std::time::Duration::ZERO, input);
@@ -103,6 +106,12 @@ impl Runner {
         };
         let leaving = !matches!(process.phase, Phase::Starting | Phase::Serving);
         match (standing, process.native.custody) {
+            // Whoever could have told it to take its state back is gone.
+            (Standing::Yielded, _) if process.phase == Phase::Reserve => {
+                // If it cannot be told, it is told to end all the same.
+                let _untold = process.order(&Order::StandDown { migration }, &[]);
+                self.feed(id, Life::Retire);
+            }
             (Standing::Yielded, _) => self.yielded(id, migration),
             (_, _) if leaving => {}
             (Standing::Greeting, Custody::Unasked | Custody::Waiting) => self.welcome(id),

@@ -16,6 +16,7 @@ use crate::control::protocol::EventKind;
 use crate::core::generation::{self, Event as Life, Patience, Phase};
 use crate::core::service::{Event, ProcessId};
 use crate::core::transfer;
+use crate::daemon::family::Family;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
 use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::output;
@@ -46,9 +47,9 @@ pub(crate) struct Failure {
 impl Runner {
     /// A process was reaped; says whether it was one of this service.
     pub(crate) fn child_ended(&mut self, pid: Pid, status: &WaitStatus) -> bool {
-        if let Some(command) = self.ready_commands.remove(&pid.as_raw()) {
+        if let Some(command) = self.commands.remove(&pid.as_raw()) {
             let succeeded = matches!(status, WaitStatus::Exited(_, 0));
-            self.ready_command_ended(command.process, succeeded);
+            self.command_ended(&command, succeeded, status);
             return true;
         }
         // A process that was reaped before may have had the number.
@@ -153,6 +154,8 @@ impl Runner {
             ProcessInput::Garbled(what) => self.garbled(id, &what),
             ProcessInput::Deaf => self.deafened(id),
             ProcessInput::StillDeaf => self.lives_deaf(id),
+            ProcessInput::AnswerOver(number) => self.answer_over(id, number),
+            ProcessInput::CheckHealth => self.start_health_command(id),
             ProcessInput::StepOver(number) => self.step_over(id, number),
             ProcessInput::TryAgain => {
                 let mut events = VecDeque::new();
@@ -179,7 +182,11 @@ impl Runner {
                     self.check_for_empty();
                 }
             }
-            ProcessInput::Proved => self.drive(Event::Proved(id)),
+            ProcessInput::Proved => {
+                self.end_health(id);
+                self.reserve(id, crate::core::reserve::Event::Dismiss);
+                self.drive(Event::Proved(id));
+            }
             ProcessInput::Settled => self.drive(Event::Settled(id)),
             ProcessInput::WatchdogOver => {
                 self.fail_with(id, "the program missed its watchdog".to_owned());
@@ -273,6 +280,8 @@ impl Runner {
             process.deadlines.probation = None;
             process.deadlines.settled = None;
             process.deadlines.watchdog = None;
+            process.deadlines.health = None;
+            process.unhealthy = 0;
         }
         if before == Phase::Starting && phase != Phase::Starting {
             self.end_ready_command(id);
@@ -294,6 +303,7 @@ impl Runner {
             self.life(id, Life::Empty, events);
         } else if phase == Phase::Gone {
             self.processes.remove(&id);
+            self.sweep_groups();
         }
     }
 
@@ -354,6 +364,7 @@ impl Runner {
                     &format!("ready after {took:.1} ms"),
                 );
                 self.came_up = Some(true);
+                self.hold_dear(id);
                 self.feed_watchdog(id);
                 self.grant_wishes(id);
                 events.push_back(Event::Ready(id));
@@ -367,12 +378,35 @@ impl Runner {
             generation::Report::Died => {
                 self.note(generation, EventKind::Died, &reason);
                 self.keep_failure(id);
-                events.push_back(Event::Died(id));
+                if self.reserves.contains_key(&id) {
+                    // The one in reserve knows what that means.
+                    self.reserve_within(id, crate::core::reserve::Event::NewDied, events);
+                } else {
+                    events.push_back(Event::Died(id));
+                }
+            }
+            generation::Report::Returned => {
+                let text = "it serves again";
+                self.note(generation, EventKind::Ready, text);
+                self.feed_watchdog(id);
             }
             generation::Report::Gone => {
                 self.note(generation, EventKind::Gone, "nothing of it is left");
                 events.push_back(Event::Gone(id));
             }
+        }
+    }
+
+    /// What serves is no longer the first to be killed where memory runs out.
+    fn hold_dear(&self, id: ProcessId) {
+        let process = self.processes.get(&id);
+        let family = process.and_then(|process| process.family.as_ref());
+        if let Some(Err(error)) = family.map(Family::hold_dear) {
+            tracing::warn!(
+                service = self.service.name,
+                generation = process.map(|process| process.generation),
+                "it stays the first to be killed where memory runs out, /proc/PID/oom_score_adj cannot be written: {error}"
+            );
         }
     }
 

@@ -15,11 +15,14 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::pipe2;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::lifeline::Lifeline;
 use heirloom_handover::message::{self, Order, Report, Standing};
+use heirloom_handover::way_back::Fate;
 
 use super::Runner;
 use super::outcomes::in_rounds;
+use super::reserves::Early;
 use crate::control::protocol::EventKind;
 use crate::core::service::ProcessId;
 use crate::core::transfer::{self, Action, Event, Outcome, Purpose, State};
@@ -40,6 +43,9 @@ const SLACK: Duration = Duration::from_secs(2);
 /// How long a process may take from closing what it shares with the other one to its end.
 const LONGEST_DEATH: Duration = Duration::from_millis(50);
 
+/// What can be said of a way back before it counts: that it is lost, and what that led to.
+const MOST_EARLY: usize = 2;
+
 /// A migration under way.
 #[derive(Debug)]
 pub(crate) struct Migration {
@@ -59,6 +65,10 @@ pub(crate) struct Migration {
     pub(super) inherited: bool,
     /// What the old one has said to have to do with the state, when it was asked.
     pub(super) old_stands: Option<Standing>,
+    /// Whether the state can go back.
+    pub(super) way_back: bool,
+    /// What was said of the way back already.
+    pub(super) early: Early,
     /// Why it failed.
     pub(super) blame: Option<String>,
     /// What the old one said of its end.
@@ -90,29 +100,50 @@ pub(crate) struct Moved {
     pub(crate) entries: u64,
 }
 
-/// What the two sides are connected by; each has the stream, the lifeline, the link.
+/// What the two sides are connected by; each has the stream, the lifeline, the link, and then the way back,
+/// its fate and its link if there is one.
 struct Ends {
-    old: [OwnedFd; 3],
-    new: [OwnedFd; 3],
+    old: Vec<OwnedFd>,
+    new: Vec<OwnedFd>,
 }
 
 impl Ends {
     fn make() -> io::Result<Self> {
-        let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
-        // Where that is more than allowed, it works with less.
-        let _smaller = fcntl(&writing, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let (reading, writing) = pipe()?;
         let (old_lifeline, new_lifeline) = Lifeline::pair()?;
-        let (old_link, new_link) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
+        let (old_link, new_link) = link()?;
         Ok(Self {
-            old: [writing, old_lifeline, old_link],
-            new: [reading, new_lifeline, new_link],
+            old: vec![writing, old_lifeline, old_link],
+            new: vec![reading, new_lifeline, new_link],
         })
     }
+
+    fn and_way_back(mut self, wanted: bool) -> io::Result<Self> {
+        if wanted {
+            let (reading, writing) = pipe()?;
+            let (old_fate, new_fate) = Fate::pair()?;
+            let (old_link, new_link) = link()?;
+            self.old.extend([reading, old_fate, old_link]);
+            self.new.extend([writing, new_fate, new_link]);
+        }
+        Ok(self)
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
+    // Where that is more than allowed, it works with less.
+    let _smaller = fcntl(&writing, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    Ok((reading, writing))
+}
+
+fn link() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
 }
 
 impl Migration {
@@ -128,6 +159,8 @@ impl Migration {
             verified: (0, 0),
             committed_at_usec: None,
             yielded: listed.yielded,
+            way_back: false,
+            early: Vec::new(),
             inherited: true,
             old_stands: None,
             blame: None,
@@ -161,24 +194,39 @@ impl Runner {
     /// Begins to move the state of a serving process into one that said `HELLO`.
     pub(super) fn migrate(&mut self, old: ProcessId, new: ProcessId) {
         self.give_snapshot_up(old, "a handover needs the state; try again when it is over");
-        let (Some(giver), Some(taker)) = (self.processes.get(&old), self.processes.get(&new))
-        else {
+        let Some(taker) = self.processes.get(&new) else {
             return;
-        };
-        let ends = match Ends::make() {
-            Ok(ends) => ends,
-            Err(error) => {
-                let reason = format!("the state cannot be moved, the supervisor is short: {error}");
-                return self.fail_with(new, reason);
-            }
         };
         let (purpose, told) = if self.is_rehearsed(taker.plan_id) {
             (Purpose::Rehearsal, message::Purpose::Rehearsal)
         } else {
             (Purpose::Handover, message::Purpose::Handover)
         };
+        let way_back = match purpose {
+            Purpose::Handover => match self.way_back(old, new) {
+                Ok(way_back) => way_back,
+                Err(why) => {
+                    let why = format!("{why}; see without_way_back");
+                    return self.fail_with(new, why);
+                }
+            },
+            Purpose::Rehearsal => None,
+        };
+        let ends = Ends::make().and_then(|ends| ends.and_way_back(way_back.is_some()));
+        let ends = match ends {
+            Ok(ends) => ends,
+            Err(error) => {
+                let reason = format!("the state cannot be moved, the supervisor is short: {error}");
+                return self.fail_with(new, reason);
+            }
+        };
+        let (Some(giver), Some(taker)) = (self.processes.get(&old), self.processes.get(&new))
+        else {
+            return;
+        };
         let number = self.last_migration + 1;
         let settings = &taker.plan.service;
+        let bytes_max = Some(settings.max_state.bytes());
         let hello = taker.native.hello.as_ref();
         let send = Order::Send {
             migration: number,
@@ -187,14 +235,27 @@ impl Runner {
             pause: settings.pause.0,
             freeze: settings.freeze_timeout.0,
             reads: hello.map(|hello| hello.reads.clone()).unwrap_or_default(),
+            bytes_max,
+            way_back,
         };
+        let known = giver.native.hello.as_ref();
         let receive = Order::Receive {
             migration: number,
             from: giver.generation,
+            bytes_max,
+            way_back: known
+                .filter(|_| way_back.is_some())
+                .map(|hello| hello.reads.clone()),
         };
-        let to_new = taker.order(&receive, &ends.new.each_ref().map(AsFd::as_fd));
-        let to_old = giver.order(&send, &ends.old.each_ref().map(AsFd::as_fd));
+        fault::reached(Point::Connecting);
+        let to_new = taker.order(
+            &receive,
+            &ends.new.iter().map(AsFd::as_fd).collect::<Vec<_>>(),
+        );
+        fault::reached(Point::HalfConnected);
+        let to_old = giver.order(&send, &ends.old.iter().map(AsFd::as_fd).collect::<Vec<_>>());
         drop(ends);
+        fault::reached(Point::Connected);
         let text = format!("generation {} takes its state over", taker.generation);
         let generation = Some(giver.generation);
         let migration = Migration {
@@ -209,6 +270,8 @@ impl Runner {
             yielded: false,
             inherited: false,
             old_stands: None,
+            way_back: way_back.is_some(),
+            early: Vec::new(),
             postponed: None,
             blame: None,
             remark: None,
@@ -274,6 +337,7 @@ impl Runner {
 
     /// One of the two sides has said something.
     pub(super) fn migration_said(&mut self, new: ProcessId, by: ProcessId, report: Report) {
+        fault::reached(Point::Heard);
         let generation = self.processes.get(&by).map(|process| process.generation);
         let old_is_ending = self.migrations.get(&new).and_then(|one| {
             let old = self.processes.get(&one.old);
@@ -284,6 +348,16 @@ impl Runner {
             return;
         };
         let by_old = by == migration.old;
+        if matches!(
+            report,
+            Report::Returned { .. } | Report::StoodDown { .. } | Report::WayLost { .. }
+        ) {
+            // What the commit came to is not known yet, and decides what it means.
+            if migration.way_back && migration.early.len() < MOST_EARLY {
+                migration.early.push((by, report));
+            }
+            return;
+        }
         // The old one notices the new one's death before it is told here: that death is the reason.
         let unless_new_died = |why: String| Some(why).filter(|_| !new_is_ending);
         let mut said = None;
@@ -443,6 +517,7 @@ impl Runner {
             }
             for action in actions {
                 events.extend(self.carry_out(new, *action));
+                fault::reached(Point::Ordered);
             }
         }
     }
@@ -466,6 +541,7 @@ impl Runner {
         let tell_new = |order: &Order| taker.map_or(Ok(()), |taker| taker.order(order, &[]));
         match action {
             Action::Freeze => {
+                fault::reached(Point::Freeze);
                 let order = Order::Freeze { migration: number };
                 let told = old.map_or(Ok(()), |old| old.order(&order, &[]));
                 let text = "the old program cannot be told to let its state stand still";
@@ -474,6 +550,7 @@ impl Runner {
                     .map(|error| (Event::Failed, Some(format!("{text}: {error}"))))
             }
             Action::Commit | Action::CommitAlone => {
+                fault::reached(Point::Commit);
                 let alone = action == Action::CommitAlone;
                 let order = Order::Commit {
                     migration: number,
@@ -486,6 +563,7 @@ impl Runner {
                     .map(|error| (Event::NewDeaf, Some(format!("{text}: {error}"))))
             }
             Action::AbortOld => {
+                fault::reached(Point::Abort);
                 let order = Order::Abort {
                     migration: number,
                     reason,

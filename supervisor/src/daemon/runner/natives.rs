@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::{MOST_LINES, Order, PROTOCOL, Report};
 
 use super::Runner;
@@ -32,11 +33,13 @@ impl Runner {
                 protocol,
                 version,
                 reads,
+                way_back,
             } => {
                 let hello = Hello {
                     // It is shown on terminals.
                     version: version.replace(char::is_control, " "),
                     reads: reads.clone(),
+                    way_back: *way_back,
                 };
                 return self.greeted(id, *protocol, hello);
             }
@@ -48,6 +51,9 @@ impl Runner {
             | Report::Failed { migration, .. }
             | Report::Thawed { migration, .. }
             | Report::Yielded { migration, .. }
+            | Report::Returned { migration, .. }
+            | Report::StoodDown { migration, .. }
+            | Report::WayLost { migration, .. }
             | Report::Saved { migration, .. } => *migration,
             Report::Moved { moved, left, .. } => {
                 let (moved, left) = (moved.clone(), left.clone());
@@ -65,6 +71,11 @@ impl Runner {
             return;
         };
         let custody = process.native.custody;
+        if let Some(new) = self.reserve_of(id, number)
+            && self.reserve_said(new, id, &report)
+        {
+            return;
+        }
         if let Some(new) = self.migration_of(id, number) {
             self.catch_up(new);
         }
@@ -90,6 +101,14 @@ impl Runner {
         let thawed = process.native.thawed;
         match report {
             Report::Yielded { migration, .. } => self.yielded(id, migration),
+            // The handover was given up, and yet the new one owned the state for a moment.
+            Report::Returned { reason, .. } if process.deadlines.bereft.is_some() => {
+                process.deadlines.bereft = None;
+                process.reason = None;
+                process.native.custody = Custody::Owner;
+                let text = format!("it owns the state again, with every change: {reason}");
+                self.note(generation, EventKind::Returned, &text);
+            }
             // Told once a migration, however often it is said.
             Report::Thawed {
                 migration, reason, ..
@@ -125,6 +144,7 @@ impl Runner {
             return self.turn_away(id, serves, reason);
         }
         process.native.hello = Some(hello);
+        fault::reached(Point::Greeted);
         self.welcome(id);
     }
 
@@ -191,6 +211,13 @@ impl Runner {
                 let why = "it has closed its socket of the handover protocol";
                 self.note_not_taken_over(id, generation, why);
                 self.begin_with_nothing(id);
+            }
+            // A state that may yet go back does not go on.
+            Strategy::Auto | Strategy::Handover
+                if owner && !rehearsed && self.reserves.contains_key(&old) =>
+            {
+                self.entrust(id, Custody::Waiting);
+                self.reserve(old, crate::core::reserve::Event::Dismiss);
             }
             Strategy::Auto | Strategy::Handover if owner => self.migrate(old, id),
             Strategy::Handover => {
@@ -374,6 +401,7 @@ impl Runner {
 
     /// A process is dead, and all it said has been heard.
     pub(super) fn heard_its_death(&mut self, id: ProcessId) {
+        self.reserve_heard_death(id);
         if self.migrations.contains_key(&id) {
             self.transfer(id, transfer::Event::NewDied, None);
             self.resolve_inherited(id);

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
+
 use super::Runner;
 use super::migrations::Migration;
 use crate::control::protocol::EventKind;
@@ -13,6 +15,9 @@ use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::memory::size;
 use crate::daemon::process::Custody;
 
+/// How long a process whose state has gone to one that is dead may take to say that it has it back.
+const LONGEST_RETURN: Duration = Duration::from_secs(2);
+
 impl Runner {
     /// A migration is over.
     pub(super) fn transferred(&mut self, new: ProcessId, outcome: Outcome) {
@@ -20,11 +25,13 @@ impl Runner {
             return;
         };
         let blame = migration.blame.take();
+        fault::reached(Point::Verdict);
         match outcome {
             Outcome::Committed => {
                 self.settle_accounts(new, &migration);
                 self.passed_on(new, &migration);
                 self.feed(new, Life::Ready);
+                self.hear_early(new, &migration);
             }
             Outcome::Rehearsed => {
                 self.settle_accounts(new, &migration);
@@ -45,6 +52,7 @@ impl Runner {
                     self.expect_undoing();
                     self.feed(new, Life::Ready);
                     self.let_fall(new, blame);
+                    self.hear_early(new, &migration);
                 } else {
                     self.bereave(migration.old);
                 }
@@ -67,6 +75,16 @@ impl Runner {
             }
         };
         self.entrust(migration.old, parting);
+        if migration.way_back {
+            self.begin_reserve(new, migration.old, migration.number);
+        }
+    }
+
+    /// What was said of the way back before it was known that there is one.
+    fn hear_early(&mut self, new: ProcessId, migration: &Migration) {
+        for (by, report) in &migration.early {
+            self.reserve_said(new, *by, report);
+        }
     }
 
     /// What the migration came to, for the report of its handover.
@@ -155,7 +173,14 @@ impl Runner {
     pub(super) fn bereave(&mut self, old: ProcessId) {
         self.entrust(old, Custody::Yielded);
         let input = ServiceInput::Process(old, ProcessInput::Life(Life::Failed));
-        let timer = self.timer(Duration::ZERO, input);
+        let hello = self.processes.get(&old).map(|old| &old.native.hello);
+        let may_return = hello.is_some_and(|hello| hello.as_ref().is_some_and(|one| one.way_back));
+        let patience = if may_return {
+            LONGEST_RETURN
+        } else {
+            Duration::ZERO
+        };
+        let timer = self.timer(patience, input);
         if let Some(process) = self.processes.get_mut(&old) {
             let why = "the program had given its state to another, which is gone";
             process.reason.get_or_insert_with(|| why.to_owned());

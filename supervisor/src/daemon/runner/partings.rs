@@ -1,5 +1,6 @@
 //! How processes are told to finish and end: by their signal, or in the words of the protocol.
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::Order;
 
 use super::Runner;
@@ -86,8 +87,10 @@ impl Runner {
         let Some(process) = self.processes.get(&id) else {
             return;
         };
+        fault::reached(Point::Retire);
         match process.order(&Order::Retire, &[]) {
             Ok(()) => {
+                fault::reached(Point::Retired);
                 let text = "told to finish and end (RETIRE)";
                 self.note(Some(process.generation), EventKind::Draining, text);
             }

@@ -46,8 +46,10 @@ impl Runner {
         !self.is_busy()
             && self.active.is_none()
             && self.migrations.is_empty()
+            && self.reserves.is_empty()
             && self.saving.is_none()
-            && self.ready_commands.is_empty()
+            && self.commands.is_empty()
+            && !self.is_returning()
             && self.proving.is_empty()
             && !self.stop_wanted
             && !self.processes.values().any(in_between)
@@ -131,12 +133,15 @@ impl Runner {
             plans: BTreeMap::new(),
             processes: BTreeMap::new(),
             failures: VecDeque::new(),
-            ready_commands: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            returning: None,
+            returned: None,
             jobs: listed.jobs.into_iter().map(Job::restore).collect(),
             looking_up: None,
             active: None,
             backoffs: BTreeMap::new(),
             migrations: BTreeMap::new(),
+            reserves: BTreeMap::new(),
             last_migration: listed.last_migration,
             saving: None,
             unsaved: Vec::new(),
@@ -177,6 +182,7 @@ impl Runner {
                 service: active.settings.into_service(),
                 listeners: sockets.set(&active.listeners, found)?,
                 flags: Vec::new(),
+                warning: None,
                 first_retired: None,
                 moved: Moved::default(),
             });
@@ -236,6 +242,7 @@ impl Runner {
             status: listed.status,
             watchdog: listed.watchdog_ms.map(Duration::from_millis),
             wishes: Vec::new(),
+            unhealthy: 0,
             deadlines: Deadlines::default(),
             plan,
         };
@@ -279,7 +286,9 @@ impl Runner {
                 "its {what} cannot be used any more: {error}"
             );
         };
-        let user = process.plan.user.as_ref().map(|user| user.user);
+        let user = process.plan.privileges.identity.as_ref();
+        let user = user.map(|user| user.user);
+        let rate = process.plan.service.log_rate;
         let notify = running.notify.and_then(|(handle, address)| {
             let fd = found.take(handle)?;
             NotifySocket::resume(inputs, name, id, user, handle, address, fd)
@@ -294,7 +303,7 @@ impl Runner {
         });
         let output = running.output.and_then(|listed| {
             let ends = [found.take(listed.stdout)?, found.take(listed.stderr)?];
-            Output::resume(name, process.generation, listed, ends)
+            Output::resume(name, process.generation, rate, listed, ends)
                 .map_err(|error| failed("output", error))
                 .ok()
         });
@@ -306,6 +315,7 @@ impl Runner {
             generation: process.generation,
             instance: process.slot,
             rendezvous: running.rendezvous,
+            group: running.group,
             start_time: running.start_time,
             pidfd: running
                 .pidfd
@@ -405,6 +415,7 @@ fn record_process<'a>(process: &'a Process, held: &mut Held<'a>) -> record::Proc
         notify: process.notify.as_ref().map(|notify| notify.record(held)),
         native: native.socket.as_ref().map(|socket| socket.record(held)),
         rendezvous: family.rendezvous.clone(),
+        group: family.group.clone(),
         output: process.output.as_ref().map(|output| output.record(held)),
     });
     let deadlines = &process.deadlines;
@@ -445,13 +456,23 @@ fn hello_text(hello: &Hello) -> String {
         protocol: PROTOCOL,
         version: hello.version.clone(),
         reads: hello.reads.clone(),
+        way_back: hello.way_back,
     };
     String::from_utf8_lossy(&report.to_bytes()).into_owned()
 }
 
 fn parse_hello(text: &str) -> Option<Hello> {
     match Report::parse(text.as_bytes()) {
-        Ok(Report::Hello { version, reads, .. }) => Some(Hello { version, reads }),
+        Ok(Report::Hello {
+            version,
+            reads,
+            way_back,
+            ..
+        }) => Some(Hello {
+            version,
+            reads,
+            way_back,
+        }),
         Ok(_) | Err(_) => None,
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
 use tokio::time::Instant;
 
 use super::handovers::{Active, Job, Parting, Proving, is_sequential};
@@ -36,12 +37,14 @@ pub(super) fn unbegun(service: &Service, reason: &str) -> Report {
         delta_rounds: 0,
         connections_moved: 0,
         connections: None,
+        warning: None,
         stderr: Vec::new(),
     }
 }
 
 impl Runner {
     pub(super) fn finished(&mut self, finish: Finish) {
+        fault::reached(Point::Finished);
         let active = match &self.active {
             Some(active) if finish.concludes == Some(active.plan) => self.active.take(),
             Some(_) | None => None,
@@ -60,6 +63,10 @@ impl Runner {
             Outcome::Interrupted => {
                 reason = Some("the service is being stopped".to_owned());
                 Told::Aborted
+            }
+            Outcome::RolledBack { .. } if self.is_returning() => {
+                reason = Some("a rollback was asked for".to_owned());
+                Told::RolledBack
             }
             Outcome::RolledBack { restored, .. } => {
                 if !restored {
@@ -104,6 +111,7 @@ impl Runner {
             delta_rounds: moved.rounds,
             connections_moved: 0,
             connections: None,
+            warning: active.as_ref().and_then(|active| active.warning.clone()),
             stderr: stderr.unwrap_or_default(),
         };
         self.tell_end(&report);
@@ -133,7 +141,7 @@ impl Runner {
         let parting: Vec<Family> = self
             .processes
             .values()
-            .filter(|process| process.phase == Phase::Draining)
+            .filter(|process| matches!(process.phase, Phase::Draining | Phase::Reserve))
             .filter_map(|process| process.family.clone())
             .collect();
         if parting.is_empty() || job.waiters.is_empty() {
@@ -223,6 +231,7 @@ impl Runner {
     }
 
     fn answer(&mut self, job: Job, plan: PlanId, report: Report) {
+        fault::reached(Point::Answer);
         // A handover that went beyond a probation's waiters ends their wait.
         if report.outcome == Told::Committed {
             for proving in std::mem::take(&mut self.proving) {

@@ -5,6 +5,7 @@
 
 use std::os::fd::AsFd;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::{Order, Report};
 
 use super::Runner;
@@ -33,7 +34,11 @@ impl Runner {
         };
         self.last_migration += 1;
         let number = self.last_migration;
-        let order = Order::Restore { migration: number };
+        let order = Order::Restore {
+            migration: number,
+            bytes_max: Some(process.plan.service.max_state.bytes()),
+        };
+        fault::reached(Point::Restore);
         let told = process.order(&order, &[file.as_fd()]);
         let ready = false;
         self.entrust(id, Custody::Restoring { number, ready });
@@ -76,6 +81,7 @@ impl Runner {
                 }
             }
             Report::Committed { .. } if ready => {
+                fault::reached(Point::Restored);
                 process.native.restored = true;
                 process.native.custody = Custody::Owner;
                 // It must not come back with a later start.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use heirloom_handover::fault::{self, Point};
 use heirloom_handover::message::{Order, Report};
 
 use super::Runner;
@@ -82,12 +83,13 @@ impl Runner {
             }
         };
         let (id, generation) = (process.id, process.generation);
+        let bytes_max = process.plan.service.max_state.bytes();
         self.last_migration += 1;
         let number = self.last_migration;
         let inputs = self.context.inputs.clone();
         let name = self.service.name.clone();
         let drafting = Timer::task(async move {
-            let made = tokio::task::spawn_blocking(move || Draft::create(&path)).await;
+            let made = tokio::task::spawn_blocking(move || Draft::create(&path, bytes_max)).await;
             if let Ok(made) = made {
                 let input = ServiceInput::Drafted(number, Box::new(made));
                 // The queue is closed only when the supervisor ends.
@@ -162,7 +164,11 @@ impl Runner {
             Ok(draft) => draft,
             Err(error) => return self.save_failed(&error.to_string()),
         };
-        let order = Order::Save { migration: number };
+        fault::reached(Point::Drafted);
+        let order = Order::Save {
+            migration: number,
+            bytes_max: Some(draft.bytes_max()),
+        };
         let told = match self.processes.get(&save.process) {
             Some(process) => process.order(&order, &[draft.descriptor()]),
             None => Err(Untold::Closed),
@@ -208,6 +214,7 @@ impl Runner {
                     rounds,
                     pause_usec,
                 };
+                fault::reached(Point::Written);
                 let Some(mut save) = self.saving.take() else {
                     return;
                 };
@@ -295,6 +302,7 @@ impl Runner {
             size(bytes)
         );
         self.note(Some(generation), EventKind::Saved, &text);
+        fault::reached(Point::Kept);
         let saved = Saved {
             service: self.service.name.clone(),
             generation,
@@ -404,6 +412,7 @@ impl Runner {
         let Some(process) = self.processes.get(&id) else {
             return false;
         };
+        let bytes_max = process.plan.service.max_state.bytes();
         let next = self.settings_in_force();
         let one_at_a_time = super::handovers::is_sequential(next);
         let Some(mut path) = process.plan.service.state_file.clone() else {
@@ -427,8 +436,11 @@ impl Runner {
             purpose: Purpose::Keep,
             stage: Stage::Writing(draft, None),
         };
-        let order = Order::Stop { migration: number };
-        let told = Draft::create(&path)
+        let order = Order::Stop {
+            migration: number,
+            bytes_max: Some(bytes_max),
+        };
+        let told = Draft::create(&path, bytes_max)
             .map_err(|error| error.to_string())
             .and_then(|draft| {
                 let process = self.processes.get(&id).ok_or("it has ended")?;

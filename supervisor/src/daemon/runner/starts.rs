@@ -4,15 +4,18 @@
 //! is ready, the command that tests it among them. What follows is the table's, in [`super::lives`].
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use heirloom_handover::fault::{self, Point};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::Runner;
+use crate::clock::time_of_day;
 use crate::config::service::{Ready, Service};
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
@@ -28,19 +31,28 @@ use crate::daemon::readiness::{self, Seen};
 use crate::daemon::record::Handle;
 use crate::daemon::timer::Timer;
 use crate::sys::pidfd;
+use crate::sys::spawn::Group;
 
 /// How long a program that somebody has open for writing is tried again, and how often.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(50);
 
-/// A command that tests readiness runs this long at most, and this often.
+/// A command that tests a process runs this long at most, and one that tests readiness this often.
 const LONGEST_COMMAND: Duration = Duration::from_secs(10);
 const COMMAND_EVERY: Duration = Duration::from_millis(200);
 
-/// A running command that tests the readiness of a process.
+/// What a command tests of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tests {
+    Readiness,
+    Health,
+}
+
+/// A running command that tests a process.
 #[derive(Debug)]
-pub(crate) struct ReadyCommand {
+pub(crate) struct Command {
     pub(super) process: ProcessId,
+    pub(super) tests: Tests,
     _limit: Timer,
 }
 
@@ -64,7 +76,7 @@ impl Runner {
             generation,
             slot,
             phase: Phase::Starting,
-            since: SystemTime::now(),
+            since: time_of_day(),
             asked: Instant::now(),
             family: None,
             output_over: false,
@@ -76,6 +88,7 @@ impl Runner {
             watchdog: plan.service.watchdog.map(|watchdog| watchdog.0),
             wishes: Vec::new(),
             deadlines: Deadlines::default(),
+            unhealthy: 0,
             plan,
         };
         self.processes.insert(id, process);
@@ -143,18 +156,21 @@ impl Runner {
         })?;
         let system = |error| plan.explain_system(&error);
         let name = &self.service.name;
-        let user = plan.user.as_ref().map(|user| user.user);
+        let user = plan.privileges.identity.as_ref().map(|user| user.user);
         let notify = NotifySocket::bind(&self.context.inputs, name, id, user).map_err(system)?;
         let (native, theirs) =
             NativeSocket::pair(&self.context.inputs, name, id).map_err(system)?;
-        let (output, standard) = output::capture(name, generation).map_err(system)?;
+        let (output, standard) =
+            output::capture(name, generation, plan.service.log_rate).map_err(system)?;
+        let (path, group) = self.make_group(generation, instance).unzip();
         let open_files = self.context.open_files;
         let number = process::Number {
             generation,
             instance,
         };
         let rendezvous = self.context.rendezvous();
-        let pid = process::start(
+        fault::reached(Point::Starting);
+        let started = process::start(
             &plan,
             number,
             &listeners,
@@ -164,15 +180,29 @@ impl Runner {
                 notify: &notify,
                 native: theirs,
                 standard,
+                expendable: self.is_expendable(),
+                group,
             },
             open_files,
-        )?;
+        )
+        .inspect_err(|_| self.sweep_groups())?;
+        fault::reached(Point::Started);
+        let pid = started.pid;
+        if let Some(errno) = started.outside {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(
+                service = name,
+                generation,
+                "it runs outside of its control group, which it cannot join: {error}"
+            );
+        }
         let family = Family {
             main: pid,
             main_is_reaped: false,
             service: name.clone(),
             generation,
             instance,
+            group: path.filter(|_| started.outside.is_none()),
             rendezvous,
             // It is not reaped before the next turn of the loop, so the pid is its own.
             start_time: family::stat_of(pid).map_or(0, |stat| stat.started),
@@ -182,7 +212,7 @@ impl Runner {
             bond: Bond::Child,
         };
         if let Some(process) = self.processes.get_mut(&id) {
-            process.since = SystemTime::now();
+            process.since = time_of_day();
             process.family = Some(family);
             process.output = Some(output);
             process.notify = Some(notify);
@@ -191,6 +221,34 @@ impl Runner {
         let text = format!("started {} as process {pid}", plan.resolved.display());
         self.note(Some(generation), EventKind::Started, &text);
         Ok(())
+    }
+
+    /// A control group for one process, where groups can be made. Without one its family is known by
+    /// other signs.
+    fn make_group(&self, generation: Generation, instance: usize) -> Option<(PathBuf, Group)> {
+        let groups = self.context.groups.as_ref()?;
+        match groups.make(&self.service.name, generation, instance) {
+            Ok(made) => Some(made),
+            Err(error) => {
+                let service = &self.service.name;
+                tracing::warn!(service, generation, "no control group for it: {error}");
+                None
+            }
+        }
+    }
+
+    /// Whether what is being started is worth less than what serves: where memory does not do for both,
+    /// the kernel is to kill the new one, and not the larger one, which has the state.
+    fn is_expendable(&self) -> bool {
+        let mut processes = self.processes.values();
+        processes.any(|process| process.phase == Phase::Serving)
+    }
+
+    /// Control groups go with the last of their processes.
+    pub(super) fn sweep_groups(&self) {
+        if let Some(groups) = &self.context.groups {
+            groups.sweep();
+        }
     }
 
     pub(super) fn look_for_readiness(&mut self, id: ProcessId) {
@@ -232,48 +290,71 @@ impl Runner {
         if process.phase != Phase::Starting || !self.may_become_ready(id) {
             return;
         }
-        let (Ready::Exec(words), Some(tested)) = (&process.plan.service.ready, process.pid())
-        else {
+        let Ready::Exec(words) = &process.plan.service.ready else {
             return;
         };
+        if let Err(error) = self.start_command(id, &words.clone(), Tests::Readiness) {
+            let text = format!("the command that tests readiness: {error}");
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.reason = Some(text);
+            }
+            self.feed(id, Life::Failed);
+        }
+    }
+
+    /// Starts a command that tests a process; what it comes to is told when it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be started.
+    pub(super) fn start_command(
+        &mut self,
+        id: ProcessId,
+        words: &[String],
+        tests: Tests,
+    ) -> Result<(), String> {
+        let Some(process) = self.processes.get(&id) else {
+            return Ok(());
+        };
+        let Some(tested) = process.pid() else {
+            return Ok(());
+        };
+        // What is said of the program's file is not said of this one's.
         let command = Service {
-            command: words.clone(),
+            command: words.to_vec(),
+            sha256: None,
+            minisign: None,
             ..process.plan.service.clone()
         };
         let generation = process.generation;
         let started = plan::look_up(&command).and_then(|command| {
-            let captured = output::capture(&self.service.name, generation);
+            let captured =
+                output::capture(&self.service.name, generation, command.service.log_rate);
             let (_, standard) = captured.map_err(|error| command.explain_system(&error))?;
             process::start_ready_command(&command, standard, tested, self.context.open_files)
         });
-        match started {
-            Ok(pid) => {
-                let limit = Timer::task(async move {
-                    tokio::time::sleep(LONGEST_COMMAND).await;
-                    // Its own group: it is reaped by us, so the number is still its own.
-                    let _dead = nix::sys::signal::killpg(pid, Signal::SIGKILL);
-                });
-                self.ready_commands.insert(
-                    pid.as_raw(),
-                    ReadyCommand {
-                        process: id,
-                        _limit: limit,
-                    },
-                );
-            }
-            Err(error) => {
-                let text = format!("the command that tests readiness: {error}");
-                if let Some(process) = self.processes.get_mut(&id) {
-                    process.reason = Some(text);
-                }
-                self.feed(id, Life::Failed);
-            }
-        }
+        let pid = started.map_err(|error| error.to_string())?;
+        let limit = Timer::task(async move {
+            tokio::time::sleep(LONGEST_COMMAND).await;
+            // Its own group: it is reaped by us, so the number is still its own.
+            let _dead = nix::sys::signal::killpg(pid, Signal::SIGKILL);
+        });
+        self.commands.insert(
+            pid.as_raw(),
+            Command {
+                process: id,
+                tests,
+                _limit: limit,
+            },
+        );
+        Ok(())
     }
+
     /// What a command would say of a process that is ready, or failed, nobody wants to know.
     pub(super) fn end_ready_command(&self, id: ProcessId) {
-        let running = self.ready_commands.iter();
-        for (pid, _) in running.filter(|(_, command)| command.process == id) {
+        let running = self.commands.iter();
+        let of_it = |command: &Command| command.process == id && command.tests == Tests::Readiness;
+        for (pid, _) in running.filter(|(_, command)| of_it(command)) {
             // Its own group, and not reaped as long as it is known here.
             let _dead = nix::sys::signal::killpg(Pid::from_raw(*pid), Signal::SIGKILL);
         }

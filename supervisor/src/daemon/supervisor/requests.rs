@@ -2,12 +2,13 @@
 //! and where the answer goes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
+use crate::config::trust;
 use crate::control::protocol::{Fault, Refusal, Request};
 use crate::daemon::family::Family;
 use crate::daemon::input::{Asked, Awaited};
@@ -15,9 +16,6 @@ use crate::daemon::inspect;
 use crate::daemon::runner::{Runner, Waiter, What};
 
 use super::{Stage, Supervisor};
-
-/// How long connections and memory may be counted for a status: half of what a client waits.
-const MEASURE_LIMIT: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     pub(super) fn asked(&mut self, asked: Asked) {
@@ -27,13 +25,14 @@ impl Supervisor {
                 let mut status = unmeasured.clone();
                 let families = self.runners().flat_map(|runner| runner.families());
                 let families: BTreeMap<i32, Family> = families.collect();
+                let asked = Instant::now();
                 let measuring = tokio::task::spawn_blocking(move || {
-                    inspect::measure(&mut status, &families);
+                    inspect::measure(&mut status, &families, asked);
                     status
                 });
                 drop(tokio::spawn(async move {
                     // On a starved machine what is known at once is better than no answer.
-                    let measured = tokio::time::timeout(MEASURE_LIMIT, measuring).await;
+                    let measured = tokio::time::timeout(inspect::LONGEST, measuring).await;
                     let status = measured.ok().and_then(Result::ok).unwrap_or(unmeasured);
                     // The client may have gone.
                     let _gone = answer.send(status);
@@ -140,7 +139,12 @@ impl Supervisor {
             reason,
         };
         let mut read = match &self.file {
-            Some(file) => file::read(file).map_err(|error| usage(error.to_string()))?,
+            Some(file) => {
+                if let Some(warning) = trust::writable_by_all(file) {
+                    tracing::warn!("{warning}");
+                }
+                file::read(file).map_err(|error| usage(error.to_string()))?
+            }
             None => {
                 if service.is_some() {
                     self.one_service(service)?;

@@ -34,19 +34,6 @@ fn listening_inode(address: SocketAddr) -> u64 {
     found.unwrap().parse().unwrap()
 }
 
-/// The sockets that a process has open.
-fn sockets_of(pid: i32) -> BTreeSet<u64> {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links
-        .filter_map(|link| {
-            let link = link.to_str()?.to_owned();
-            let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?;
-            inode.parse().ok()
-        })
-        .collect()
-}
-
 /// What a process's epolls watch.
 fn watched_by(pid: i32) -> BTreeSet<u64> {
     let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
@@ -84,9 +71,8 @@ fn an_old_generation_that_is_held_up_takes_nothing_and_is_idle() {
     Wire::connect(address).get("/hello");
     supervisor.reload();
     let (_, new) = supervisor.serving();
-    // At once, not after a while.
+    // At once, not after a while. As long as it is in reserve it keeps the socket, and looks away.
     assert!(!watched_by(old).contains(&inode), "{}", supervisor.log());
-    assert!(!sockets_of(old).contains(&inode));
     assert!(watched_by(new).contains(&inode));
     supervisor.wait_until("the others have moved", |status| {
         status["services"][0]["last_handover"]["connections"]["left"]["http/1"] == 1

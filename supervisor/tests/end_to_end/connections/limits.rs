@@ -30,7 +30,10 @@ fn ends_politely(wire: &Wire) {
 fn what_the_next_generation_has_no_room_for_is_served_by_the_old_one_and_ends_politely() {
     const CONNECTIONS: usize = 100;
     let patient = [demo(1), "--linger=4s".to_owned()];
-    let mut supervisor = Setup::demo().with_program(&patient).start();
+    let mut supervisor = Setup::demo()
+        .with_program(&patient)
+        .args(["--probation", "0s"])
+        .start();
     let mut wires = used(&supervisor, CONNECTIONS);
     let said = supervisor.heirloom(["reload", "--", "prlimit", "--nofile=50:50", &demo(1)]);
     assert!(said.status.success(), "{said:?}\n{}", supervisor.log());

@@ -10,7 +10,7 @@ use crate::harness::PATIENCE;
 
 /// How a client uses connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Habit {
+pub(crate) enum Habit {
     /// One for all requests, which is expected to stand for ever.
     Keeps,
     /// One for each request.
@@ -18,7 +18,7 @@ pub(super) enum Habit {
 }
 
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
     habit: Habit,
     kept: Option<BufReader<TcpStream>>,
@@ -26,13 +26,13 @@ pub(super) struct Client {
 
 /// An answer: its status, and its body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 impl Client {
-    pub(super) fn new(address: SocketAddr, habit: Habit) -> Self {
+    pub(crate) fn new(address: SocketAddr, habit: Habit) -> Self {
         Self {
             address,
             habit,
@@ -41,12 +41,12 @@ impl Client {
     }
 
     /// The body of a good answer.
-    pub(super) fn get(&mut self, target: &str) -> String {
+    pub(crate) fn get(&mut self, target: &str) -> String {
         self.good("GET", target, "")
     }
 
     /// The body of a good answer.
-    pub(super) fn post(&mut self, target: &str, body: &str) -> String {
+    pub(crate) fn post(&mut self, target: &str, body: &str) -> String {
         self.good("POST", target, body)
     }
 
@@ -60,12 +60,12 @@ impl Client {
     }
 
     /// Any answer.
-    pub(super) fn ask(&mut self, method: &str, target: &str, body: &str) -> Answer {
+    pub(crate) fn ask(&mut self, method: &str, target: &str, body: &str) -> Answer {
         let asked = self.try_ask(method, target, body);
         asked.unwrap_or_else(|error| panic!("{:?} {method} {target}: {error}", self.habit))
     }
 
-    pub(super) fn try_ask(&mut self, method: &str, target: &str, body: &str) -> io::Result<Answer> {
+    pub(crate) fn try_ask(&mut self, method: &str, target: &str, body: &str) -> io::Result<Answer> {
         let mut stream = match self.kept.take() {
             Some(stream) => stream,
             None => connect(self.address)?,

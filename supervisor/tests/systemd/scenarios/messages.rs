@@ -114,3 +114,37 @@ pub(crate) fn log_lines_carry_service_and_generation(machine: &Machine) {
     );
     assert!(of_two.iter().all(|entry| entry["MESSAGE"] != "out of 1"));
 }
+
+pub(crate) fn a_journal_that_stalls_stops_no_handover(machine: &Machine) {
+    let flood = "{ for number in {1..20000}; do echo flood $number; done; echo >$STATE_DIRECTORY/written; } &";
+    let service = Service::configure(machine, "");
+    service.deploy(programs::demo_after(machine, flood));
+    service.systemctl("start");
+    let main_pid = service.property("MainPID");
+    let journal = machine.ok(&[
+        "systemctl",
+        "show",
+        "--value",
+        "--property=MainPID",
+        "systemd-journald",
+    ]);
+    let journal = journal.trim();
+    machine.ok(&["sh", "-c", &format!("kill -STOP {journal}")]);
+    let written = machine.path("/var/lib/heirloom/shop/written");
+    for generation in 2..=4 {
+        // The generation before has written all it has, and was not held up in it.
+        eventually("the flood is over", || std::fs::remove_file(&written).ok());
+        machine.ok(&[
+            "heirloom",
+            "reload",
+            "--control",
+            "/run/heirloom/shop/control.sock",
+        ]);
+        eventually(&format!("generation {generation}"), || {
+            (service.generation() == generation).then_some(())
+        });
+    }
+    machine.ok(&["sh", "-c", &format!("kill -CONT {journal}")]);
+    service.systemctl("reload");
+    service.assert_undisturbed(&main_pid, 5);
+}

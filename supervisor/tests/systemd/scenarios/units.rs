@@ -10,13 +10,9 @@ use crate::service::{CURRENT, Service};
 use crate::version::Version;
 
 /// Drop-ins that open something a program can try by itself, and the trial.
-const TRIALS: [(&str, &str); 4] = [
+const TRIALS: [(&str, &str); 3] = [
     ("home.conf", "test -r /home/readable"),
     ("host-facts.conf", "test -r /proc/meminfo"),
-    (
-        "delegate.conf",
-        "mkdir \"/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/own\"",
-    ),
     ("jit.conf", WRITABLE_CODE),
 ];
 
@@ -158,6 +154,18 @@ pub(crate) fn privileged_port_is_bound_with_its_drop_in_only(machine: &Machine) 
     service.systemctl("start");
     let stream = machine.connect(80).expect("the port is bound");
     crate::http::get(stream, "/version").expect("it serves");
+    let main_pid = service.property("MainPID");
+    let own = machine.ok(&["cat", &format!("/proc/{main_pid}/status")]);
+    assert!(own.contains("CapEff:\t0000000000000400\n"), "{own}");
+    let processes = service.processes();
+    assert!(processes.len() >= 2, "{processes:?}");
+    for pid in processes.iter().filter(|pid| **pid != main_pid) {
+        let status = machine.ok(&["cat", &format!("/proc/{pid}/status")]);
+        for set in ["Inh", "Prm", "Eff", "Amb"] {
+            let none = format!("Cap{set}:\t0000000000000000\n");
+            assert!(status.contains(&none), "{status}");
+        }
+    }
 }
 
 pub(crate) fn user_is_switched_with_its_drop_in(machine: &Machine) {

@@ -3,6 +3,7 @@
 use std::{fs::File, os::fd::OwnedFd, sync::mpsc, time::Duration};
 
 use heirloom_handover::{
+    fault::{self, Point},
     message::{Order, Purpose, Reads, Report, Standing},
     source::{Event, State},
 };
@@ -14,10 +15,22 @@ use crate::state::{
     giving::{Broken, Giving, Way},
     keeper::usec,
     saving::{self, NotSaved},
+    way_back::following::Ends,
 };
 
 /// Descriptors that come with the order to give the state away: stream, lifeline, link.
 const WAY: usize = 3;
+
+/// The reading end of a way back; none if the supervisor sent other descriptors than it announced.
+fn ends(limit: Option<Duration>, descriptors: Vec<OwnedFd>) -> Option<Ends> {
+    let [pipe, fate, link]: [OwnedFd; 3] = descriptors.try_into().ok()?;
+    Some(Ends {
+        pipe,
+        fate,
+        link,
+        limit: limit?,
+    })
+}
 
 impl Giver {
     fn is_current(&self, migration: u64) -> bool {
@@ -33,14 +46,28 @@ impl Giver {
                 pause,
                 freeze,
                 reads,
-                ..
+                way_back,
+                bytes_max,
+                to: _,
             } => {
+                fault::reached(Point::OldAsked);
                 if !matches!(self.state, State::Serving | State::Rehearsed) {
                     self.refuse(migration);
                     return None;
                 }
-                match self.begin(migration, purpose, (pause, freeze), &reads, descriptors) {
-                    Ok(()) => Some(Event::Send),
+                let mut descriptors = descriptors;
+                let back = descriptors.split_off(descriptors.len().min(WAY));
+                match self.begin(
+                    migration,
+                    purpose,
+                    (pause, freeze),
+                    (&reads, bytes_max),
+                    descriptors,
+                ) {
+                    Ok(()) => {
+                        self.ends = ends(way_back, back);
+                        Some(Event::Send)
+                    }
                     Err(reason) => {
                         self.keeper.tell(&Report::Failed { migration, reason });
                         None
@@ -53,14 +80,26 @@ impl Giver {
                 self.reason = reason;
                 Some(Event::Abort)
             }
+            Order::StandDown { migration } if migration == self.migration => self.stand_down(),
+            Order::Return { migration } => match self.may_return(migration) {
+                Ok(()) => {
+                    self.migration = migration;
+                    Some(Event::GiveBack)
+                }
+                Err(reason) => {
+                    self.refuse_to_return(migration, reason);
+                    None
+                }
+            },
             Order::Retire => {
+                fault::reached(Point::OldRetired);
                 "this generation was told to end".clone_into(&mut self.reason);
                 Some(Event::Retire)
             }
             Order::Who => {
                 let phase = match self.state {
                     State::Freezing | State::Frozen | State::Resolving => Standing::Frozen,
-                    State::Yielded => Standing::Yielded,
+                    State::Yielded | State::Reserve => Standing::Yielded,
                     State::Serving | State::Copying | State::Converged | State::Rehearsed => {
                         Standing::Owning
                     }
@@ -69,12 +108,18 @@ impl Giver {
                 self.keeper.tell(&Report::Phase { migration, phase });
                 None
             }
-            Order::Save { migration } => {
-                self.save(migration, descriptors, false);
+            Order::Save {
+                migration,
+                bytes_max,
+            } => {
+                self.save(migration, descriptors, bytes_max, false);
                 None
             }
-            Order::Stop { migration } => {
-                self.save(migration, descriptors, true);
+            Order::Stop {
+                migration,
+                bytes_max,
+            } => {
+                self.save(migration, descriptors, bytes_max, true);
                 None
             }
             // Of a migration that is over.
@@ -87,7 +132,7 @@ impl Giver {
 
     fn refuse(&self, migration: u64) {
         let reason = match self.state {
-            State::Yielded => "this generation has handed its state over already",
+            State::Yielded | State::Reserve => "this generation has handed its state over already",
             State::Serving
             | State::Copying
             | State::Converged
@@ -108,7 +153,7 @@ impl Giver {
         migration: u64,
         purpose: Purpose,
         (pause, freeze_limit): (Duration, Duration),
-        reads: &[Reads],
+        (reads, bytes_max): (&[Reads], Option<u64>),
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), String> {
         let [stream, lifeline, link]: [OwnedFd; WAY] = descriptors
@@ -121,6 +166,7 @@ impl Giver {
             self.keeper.core.stores(),
             (migration, self.keeper.generation),
             Some(reads),
+            bytes_max,
         )
         .map_err(Broken::from)
         .and_then(|copy| {
@@ -142,6 +188,7 @@ impl Giver {
                 self.reads = reads.to_vec();
                 self.giving = Some(giving);
                 self.link = Some(link);
+                fault::reached(Point::OldCopying);
                 Ok(())
             }
             Err(broken) => {
@@ -152,7 +199,13 @@ impl Giver {
     }
 
     /// Writes the state to a file; at the end of the app, or while it serves.
-    fn save(&mut self, migration: u64, descriptors: Vec<OwnedFd>, stop: bool) {
+    fn save(
+        &mut self,
+        migration: u64,
+        descriptors: Vec<OwnedFd>,
+        bytes_max: Option<u64>,
+        stop: bool,
+    ) {
         let keeper = &self.keeper;
         let Some(file) = descriptors.into_iter().next().map(File::from) else {
             let reason = "the supervisor sent no file; it is at fault".to_owned();
@@ -183,6 +236,7 @@ impl Giver {
             keeper.core.stores(),
             (0, keeper.generation),
             None,
+            bytes_max,
         )
         .map_err(NotSaved::from);
         let outcome = copy.and_then(|copy| {

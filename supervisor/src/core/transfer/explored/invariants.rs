@@ -63,7 +63,8 @@ pub(super) fn at_the_end(world: &World) -> Result<(), &'static str> {
             | source::State::Freezing
             | source::State::Frozen
             | source::State::Rehearsed
-            | source::State::Resolving => return Err("the old generation waits for ever"),
+            | source::State::Resolving
+            | source::State::Reserve => return Err("the old generation waits for ever"),
         }
         if old.told_to_finish && !old.draining {
             return Err("the old generation was told to finish and never does");

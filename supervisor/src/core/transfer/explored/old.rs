@@ -317,7 +317,12 @@ fn happens(world: &mut World, event: Event) {
         | Event::Committed
         | Event::PeerGone
         | Event::ResolvedOurs
-        | Event::ResolvedTheirs => {}
+        | Event::ResolvedTheirs
+        // Here there is no way back: what follows from one is explored by itself.
+        | Event::Follow
+        | Event::Returned
+        | Event::StoodDown
+        | Event::GiveBack => {}
     }
     go_on(world);
 }
@@ -369,6 +374,8 @@ fn act(world: &mut World, action: Action) -> bool {
     let said = match action {
         // The copy began when the order came.
         Action::Copy | Action::Refuse => return false,
+        // There is no way back here.
+        Action::TellReturned | Action::TellStoodDown | Action::Offer => return false,
         Action::TellConverged => FromOld::Converged,
         Action::TellFrozen => FromOld::Frozen,
         Action::TellFailed => FromOld::Failed,
