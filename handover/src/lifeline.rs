@@ -146,17 +146,27 @@ impl Lifeline {
     }
 
     /// Decides on the old generation's side that there will be no commit, unless there was one. Returns
-    /// whether there was: then the new generation owns the state.
+    /// whether there was: then the new generation owns the state, and the lifeline goes on, unless the commit
+    /// came in the very instant of this.
     ///
     /// # Errors
     ///
     /// The system's; nothing is decided then.
     pub fn resolve(&self) -> io::Result<bool> {
+        // One that is there already needs no shutdown, behind which no answer to a connection could come.
+        if self.has_committed()? {
+            return Ok(true);
+        }
         match shutdown(self.socket.as_raw_fd(), Shutdown::Read) {
             // Without a peer nobody can send any more either.
             Ok(()) | Err(Errno::ENOTCONN) => {}
             Err(errno) => return Err(errno.into()),
         }
+        self.has_committed()
+    }
+
+    /// Whether there is a commit among what is queued.
+    fn has_committed(&self) -> io::Result<bool> {
         loop {
             match self.hear() {
                 Ok(Said::Committed) => return Ok(true),
@@ -224,6 +234,14 @@ mod tests {
         assert_eq!(new.commit().unwrap(), Sent::Queued);
         drop(new);
         assert!(old.resolve().unwrap());
+    }
+
+    #[test]
+    fn a_commit_that_was_there_before_leaves_the_lifeline_whole() {
+        let (old, new) = pair();
+        assert_eq!(new.commit().unwrap(), Sent::Queued);
+        assert!(old.resolve().unwrap());
+        new.say("MESSAGE=TAKEN\n").unwrap();
     }
 
     #[test]

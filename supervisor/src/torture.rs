@@ -95,7 +95,7 @@ pub(crate) fn run(
         counts,
         records.take(),
         left,
-        supervisor_gone.or(told.err()),
+        (supervisor_gone.or(told.err()), log.clone()),
     );
     if report.is_clean() {
         instance::forget(&log);

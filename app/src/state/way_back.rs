@@ -12,6 +12,8 @@
 
 pub(crate) mod following;
 pub(crate) mod record;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

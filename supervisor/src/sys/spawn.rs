@@ -130,8 +130,9 @@ pub(crate) struct Failure {
     pub(crate) errno: i32,
 }
 
-/// What a child does before it becomes the program.
+/// What a child does before it becomes the program; as the child says it, a byte each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Stage {
     /// In the supervisor: too many processes, no memory.
     Fork,
@@ -148,15 +149,20 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
+    /// All that a child can fail in.
+    const OF_A_CHILD: [Self; 5] = [
+        Self::Prepare,
+        Self::Directory,
+        Self::Identity,
+        Self::Privileges,
+        Self::Execute,
+    ];
+
     fn from_byte(byte: u8) -> Self {
-        match byte {
-            1 => Self::Prepare,
-            2 => Self::Directory,
-            3 => Self::Identity,
-            4 => Self::Privileges,
-            5 => Self::Execute,
-            _anything_else => Self::Fork,
-        }
+        let stage = Self::OF_A_CHILD
+            .into_iter()
+            .find(|stage| *stage as u8 == byte);
+        stage.unwrap_or(Self::Fork)
     }
 }
 
@@ -308,8 +314,8 @@ enum News {
     Failed(Failure),
 }
 
-/// What the child writes first, with an error, where it goes on without its control group.
-const OUTSIDE: u8 = 5;
+/// What the child writes first, with an error, where it goes on without its control group. No stage's.
+const OUTSIDE: u8 = u8::MAX;
 
 /// Waits for the child to become the program, which closes the pipe, or to say why it could not.
 fn read_news(news: &OwnedFd) -> io::Result<News> {
@@ -366,12 +372,12 @@ unsafe fn become_program(
             let bytes = [stage, errno[0], errno[1], errno[2], errno[3]];
             libc::write(news, bytes.as_ptr().cast(), bytes.len());
         };
-        let fail = |stage: u8| -> ! {
-            tell(stage);
+        let fail = |stage: Stage| -> ! {
+            tell(stage as u8);
             libc::_exit(127)
         };
         if libc::setpgid(0, 0) != 0 {
-            fail(1);
+            fail(Stage::Prepare);
         }
         // Zero is the writer itself.
         if let Some(members) = joins
@@ -400,12 +406,12 @@ unsafe fn become_program(
         }
         for (number, fd) in command.standard.iter().enumerate() {
             if libc::dup2(fd.as_raw_fd(), number as RawFd) < 0 {
-                fail(1);
+                fail(Stage::Prepare);
             }
         }
         for (index, fd) in command.inherited.iter().enumerate() {
             if libc::dup2(fd.as_raw_fd(), FIRST_FD + index as RawFd) < 0 {
-                fail(1);
+                fail(Stage::Prepare);
             }
         }
         let first_free = FIRST_FD + command.inherited.len() as RawFd;
@@ -436,7 +442,7 @@ unsafe fn become_program(
         if let Some(limits) = limits
             && !narrow(limits)
         {
-            fail(4);
+            fail(Stage::Privileges);
         }
         if let Some(identity) = identity
             && (libc::syscall(
@@ -447,18 +453,18 @@ unsafe fn become_program(
                 || libc::syscall(libc::SYS_setgid, identity.group) != 0
                 || libc::syscall(libc::SYS_setuid, identity.user) != 0)
         {
-            fail(3);
+            fail(Stage::Identity);
         }
         if let Some(limits) = limits
             && !keep(limits)
         {
-            fail(4);
+            fail(Stage::Privileges);
         }
         if *no_new_privileges && !control(libc::PR_SET_NO_NEW_PRIVS, 1, 0) {
-            fail(4);
+            fail(Stage::Privileges);
         }
         if libc::fchdir(command.directory.as_raw_fd()) != 0 {
-            fail(2);
+            fail(Stage::Directory);
         }
         let pid = libc::getpid();
         for (entry, at) in &command.environment.pids {
@@ -489,7 +495,7 @@ unsafe fn become_program(
                 );
             }
         }
-        fail(5)
+        fail(Stage::Execute)
     }
 }
 
@@ -567,6 +573,14 @@ unsafe fn write_decimal(to: *mut u8, pid: libc::pid_t) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stage_is_understood_as_it_is_said() {
+        for stage in Stage::OF_A_CHILD {
+            assert_eq!(Stage::from_byte(stage as u8), stage);
+            assert_ne!(stage as u8, OUTSIDE);
+        }
+    }
 
     #[test]
     fn every_pid_is_written_in_full() {

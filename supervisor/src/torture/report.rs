@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -30,6 +31,8 @@ pub(crate) struct Report {
     cut: BTreeMap<&'static str, u64>,
     /// What is left over; none if it could not be measured.
     leaks: Option<Leaks>,
+    /// What supervisor and program have said; removed if all is well.
+    log: Option<PathBuf>,
     /// What is wrong, a line each; nothing if all is well.
     problems: Vec<String>,
 }
@@ -74,14 +77,14 @@ struct Writes {
 }
 
 impl Report {
-    /// `left` is what is left over, `trouble` why it ended early or badly.
+    /// `left` is what is left over, `trouble` why it ended early or badly, `log` where more can be read.
     pub(crate) fn new(
         plan: &Plan,
         elapsed: Duration,
         counts: Counts,
         seen: Seen,
         left: Option<Leaks>,
-        trouble: Option<String>,
+        (trouble, log): (Option<String>, PathBuf),
     ) -> Self {
         let tally = Tally::new(&seen.misses, &counts.harms, plan.strict);
         let mut problems = Vec::new();
@@ -150,6 +153,7 @@ impl Report {
             lost: by_word(&tally.lost),
             cut: by_word(&tally.cut),
             leaks: left,
+            log: Some(log).filter(|_| !problems.is_empty()),
             problems,
         }
     }

@@ -159,7 +159,9 @@ fn parse_connections(table: &str, port: u16) -> BTreeMap<u64, u16> {
             if port_of(own)? != port {
                 return None;
             }
-            Some((inode.parse().ok()?, port_of(other)?))
+            // A socket that listens has nobody at the other end.
+            let client = port_of(other).filter(|port| *port != 0)?;
+            Some((inode.parse().ok()?, client))
         })
         .collect()
 }

@@ -148,7 +148,7 @@ fn a_new_program_that_is_killed_at_any_moment_of_its_boot() {
 
 #[test]
 fn many_failures_in_a_row_then_success() {
-    let mut supervisor = Setup::demo().start();
+    let mut supervisor = Setup::demo().args(["--probation", "0s"]).start();
     load::under_load(&supervisor, || {
         let before = supervisor.serving();
         for _ in 0..12 {

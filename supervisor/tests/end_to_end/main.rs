@@ -39,4 +39,6 @@ mod secrets;
 mod shortages;
 mod snapshots;
 mod state;
+mod storm;
+mod torture;
 mod upgrades;

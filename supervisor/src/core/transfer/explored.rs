@@ -15,6 +15,8 @@ mod story;
 mod supervisor;
 mod world;
 
+use std::time::Instant;
+
 use search::{Counterexample, explore};
 use world::{Mutation, Setup};
 
@@ -38,10 +40,12 @@ const ONE_DEATH: Setup = Setup {
 
 /// Explores all of it, and says how much that is; it must not become less unnoticed.
 fn holds(name: &str, setup: Setup, least: usize) {
+    let began = Instant::now();
     match explore(setup) {
         Ok(explored) => {
+            let per_second = explored.states as f64 / began.elapsed().as_secs_f64();
             println!(
-                "{name}: {} states, {} steps, {} ends; the farthest state is {} steps away",
+                "{name}: {} states, {} steps, {} ends; the farthest state is {} steps away; {per_second:.0} states a second",
                 explored.states, explored.steps, explored.ends, explored.depth
             );
             assert!(explored.states >= least, "only {} states", explored.states);

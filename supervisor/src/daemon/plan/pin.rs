@@ -93,11 +93,11 @@ pub(super) fn copy(resolved: &Path, mut file: &File, pin: Pin<'_>) -> Result<Cop
         )));
     }
     let signed = pin.minisign().map(|minisign| signature(resolved, minisign));
-    let mut verifier = match &signed {
-        None => None,
-        Some(Ok((key, signature))) => Some(key.verify_stream(signature)),
-        Some(Err(_told_below)) => None,
-    };
+    let odd = |error: Error| about(explain(&error));
+    let mut verifier = signed.as_ref().map(|signed| match signed {
+        Ok((key, signature)) => key.verify_stream(signature).map_err(odd),
+        Err(unusable) => Err(unusable.clone()),
+    });
     let mut hash = sha2::Sha256::new();
     let mut memory = in_memory(resolved).map_err(|error| {
         about(format!(
@@ -142,13 +142,9 @@ pub(super) fn copy(resolved: &Path, mut file: &File, pin: Pin<'_>) -> Result<Cop
         ))),
         Some(_) | None => Ok(()),
     };
-    let verified = verifier.map(|verifier| verifier.and_then(|mut verifier| verifier.finalize()));
-    let by_signature = match (signed, verified) {
-        (Some(Err(unusable)), _) => Err(unusable),
-        (Some(Ok(_)), Some(Err(error))) => Err(about(explain(&error))),
-        (Some(Ok(_)), Some(Ok(()))) | (None, _) => Ok(()),
-        // A signature that was read has a verifier.
-        (Some(Ok(_)), None) => Err(about("its signature was not checked".to_owned())),
+    let by_signature = match verifier {
+        None => Ok(()),
+        Some(verifier) => verifier.and_then(|mut verifier| verifier.finalize().map_err(odd)),
     };
     Ok(Copied {
         file: sealed(memory).map_err(system)?,

@@ -127,8 +127,7 @@ impl Runner {
         if self.machine.is_stopping() || self.stop_wanted {
             return Err(Declined::Stopping);
         }
-        let nothing = self.machine.rollback_target().is_none() && self.may_return().is_none();
-        if what == What::Rollback && nothing && !self.is_busy() {
+        if what == What::Rollback && self.machine.rollback_target().is_none() && !self.is_busy() {
             return Err(Declined::NothingProven);
         }
         let full = self.jobs.len() == MOST_WAITING;

@@ -573,6 +573,7 @@ impl Runner {
                 None
             }
             Action::AbortNew => {
+                fault::reached(Point::Abort);
                 let order = Order::Abort {
                     migration: number,
                     reason,

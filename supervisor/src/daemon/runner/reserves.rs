@@ -277,7 +277,8 @@ impl Runner {
         }
     }
 
-    /// The only process that serves has one in reserve that can take its place at once.
+    /// The only process that serves, if the one in reserve behind it runs what a rollback is to bring back: then
+    /// it takes its place without a start.
     pub(super) fn may_return(&self) -> Option<ProcessId> {
         let mut serving = self
             .processes
@@ -285,7 +286,9 @@ impl Runner {
             .filter(|process| process.phase == Phase::Serving);
         let (only, more) = (serving.next()?.id, serving.next());
         let reserve = self.reserves.get(&only)?;
-        (more.is_none() && reserve.state == State::Standing).then_some(only)
+        let plan = self.processes.get(&reserve.old)?.plan_id;
+        let is_it = Some(plan) == self.machine.rollback_target();
+        (more.is_none() && is_it && reserve.state == State::Standing).then_some(only)
     }
 
     /// What a reserve came to.

@@ -30,7 +30,7 @@ const STOP: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Handover,
-    /// A handover to a program that dies when it has verified the copy.
+    /// A handover to a program that does not say in time that it has verified the copy: it is called off.
     FailedHandover,
     Snapshot,
     /// To take up what was saved, when it starts.
@@ -193,7 +193,7 @@ fn words(wish: Wish, file: &str) -> Vec<String> {
             "reload",
             "--",
             "/usr/bin/env",
-            "HEIRLOOM_FAULT=new.verified:kill",
+            "HEIRLOOM_FAULT=new.verified:slow=2000",
             &program,
         ],
         Wish::Snapshot | Wish::Start => &["snapshot", "-o", file],
