@@ -30,6 +30,13 @@ pub const HEIRLOOM_SERVICE: &str = "HEIRLOOM_SERVICE";
 /// `SOCK_SEQPACKET`.
 pub const HEIRLOOM_FD: &str = "HEIRLOOM_FD";
 
+/// The abstract name, behind `@`, under which a program that speaks the handover protocol listens once its
+/// supervisor is gone, for the next one.
+pub const HEIRLOOM_RENDEZVOUS: &str = "HEIRLOOM_RENDEZVOUS";
+
+/// Marks a supervisor that follows another in place: the number of the descriptor that holds the record.
+pub const HEIRLOOM_PASSAGE: &str = "HEIRLOOM_PASSAGE";
+
 /// The number of the first inherited socket (`SD_LISTEN_FDS_START` of `sd_listen_fds(3)`).
 pub const FIRST_FD: i32 = 3;
 
@@ -52,6 +59,8 @@ pub const OF_THE_SUPERVISOR_ALONE: &[&str] = &[
     HEIRLOOM_INSTANCE,
     HEIRLOOM_SERVICE,
     HEIRLOOM_FD,
+    HEIRLOOM_RENDEZVOUS,
+    HEIRLOOM_PASSAGE,
     "FDSTORE",
     "JOURNAL_STREAM",
     "MAINPID",

@@ -142,6 +142,28 @@ unsafe fn take_control(header: &libc::msghdr) -> (Vec<OwnedFd>, Option<Sender>) 
     (fds, sender)
 }
 
+/// Accepts a connection.
+///
+/// # Errors
+///
+/// The system's error.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: without room for an address the call takes numbers only.
+    let fd = unsafe {
+        libc::accept4(
+            listener.as_fd().as_raw_fd(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            libc::SOCK_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us, so nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Sends one message with descriptors, at most [`MOST_FDS`].
 ///
 /// # Errors

@@ -16,6 +16,7 @@ pub mod fds;
 pub mod lifeline;
 pub mod message;
 pub mod notify;
+pub mod rendezvous;
 pub mod reserve;
 pub mod source;
 pub mod target;

@@ -142,6 +142,50 @@ impl fmt::Display for Counts {
     }
 }
 
+/// What an app has to do with the state, for a supervisor that does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It has said `HELLO` and waits to be told what to do.
+    Greeting,
+    /// It takes the state over, and does not own it.
+    Receiving,
+    /// It owns the state.
+    Owning,
+    /// Its state stands still, and it is open whose it will be.
+    Frozen,
+    /// It has given the state away.
+    Yielded,
+}
+
+impl Standing {
+    fn parse(text: &str) -> Result<Self, BadMessage> {
+        match text {
+            "greeting" => Ok(Self::Greeting),
+            "receiving" => Ok(Self::Receiving),
+            "owning" => Ok(Self::Owning),
+            "frozen" => Ok(Self::Frozen),
+            "yielded" => Ok(Self::Yielded),
+            other => Err(BadMessage::Value {
+                key: "PHASE",
+                value: cut(other).to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Greeting => "greeting",
+            Self::Receiving => "receiving",
+            Self::Owning => "owning",
+            Self::Frozen => "frozen",
+            Self::Yielded => "yielded",
+        })
+    }
+}
+
 impl Reads {
     fn parse(text: &str) -> Option<Self> {
         let mut fields = text.split('\t');

@@ -16,6 +16,7 @@ mod snapshot;
 mod status;
 mod stop;
 mod torture;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(command) => status::status(command),
         Command::Events(command) => events::events(command),
         Command::Stop(command) => stop::stop(command),
+        Command::Upgrade(command) => upgrade::upgrade(command),
+        Command::TryRecord { words } => upgrade::try_record(words),
         Command::Snapshot(command) => snapshot::snapshot(command),
         Command::Inspect(command) => inspect::inspect(&command),
         Command::Check(command) => check::check(&command),

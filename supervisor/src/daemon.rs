@@ -13,6 +13,7 @@
 //! * The outside: [`server`] (control socket), [`signals`], [`systemd`], [`history`] (what happened),
 //!   [`inspect`] (what is measured for `status`).
 
+mod adoption;
 mod control_groups;
 mod family;
 mod history;
@@ -26,6 +27,7 @@ mod output;
 pub(crate) mod plan;
 mod process;
 mod readiness;
+mod record;
 mod runner;
 mod server;
 mod signals;
@@ -35,8 +37,11 @@ mod strays;
 mod supervisor;
 mod systemd;
 mod timer;
+mod upgrade;
 
 pub(crate) use listeners::Inherited;
 pub(crate) use memory::size;
 pub(crate) use plan::look_up;
-pub(crate) use supervisor::{Start, check_threads, run};
+pub(crate) use signals::take as take_signals;
+pub(crate) use supervisor::{First, Origin, Start, check_threads, run};
+pub(crate) use upgrade::{Passed, TRY, try_record};

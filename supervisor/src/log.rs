@@ -12,9 +12,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -35,6 +35,9 @@ const MOST_WAITING: usize = 4096;
 /// How long the last lines may take to be written.
 const LONGEST_FLUSH: Duration = Duration::from_secs(2);
 
+/// How long lines that wait for the thread are waited for before the process is another program.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
 /// What log lines look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -52,6 +55,9 @@ pub(crate) enum Format {
 #[derive(Debug)]
 pub(crate) struct Log {
     reopen: Arc<AtomicBool>,
+    /// How many lines were given to the thread, and how many it has taken from there.
+    put: Arc<AtomicU64>,
+    taken: Arc<AtomicU64>,
     flush: Option<WorkerGuard>,
 }
 
@@ -74,6 +80,15 @@ impl Drop for Log {
 }
 
 impl Log {
+    /// Waits, for a moment, until what was said is written: this process is about to be another program.
+    pub(crate) fn flush(&self) {
+        let deadline = Instant::now() + LONGEST_PAUSE;
+        let behind = || self.put.load(Ordering::Acquire) > self.taken.load(Ordering::Acquire);
+        while behind() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Opens log files anew before the next line, for after they were renamed.
     pub(crate) fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
@@ -94,6 +109,8 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
         Format::Auto => Format::Json,
         chosen @ (Format::Human | Format::Json | Format::Journald) => chosen,
     };
+    let (put, taken) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let counted = Arc::clone(&taken);
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
     let flush = if format == Format::Journald {
         let before = crate::sys::open_descriptors()?;
@@ -107,20 +124,31 @@ pub(crate) fn start(format: Format, file: Option<&Path>) -> io::Result<Log> {
         None
     } else {
         let (writer, flush) = match file {
-            Some(path) => thread(Reopened::open(path, Arc::clone(&reopen))?),
-            None => thread(io::stderr()),
+            Some(path) => thread(Reopened::open(path, Arc::clone(&reopen))?, counted),
+            None => thread(io::stderr(), counted),
         };
         let color = file.is_none() && io::stderr().is_terminal();
-        registry.with(layer(format, writer, color)).init();
+        registry
+            .with(layer(format, writer, Arc::clone(&put), color))
+            .init();
         Some(flush)
     };
-    Ok(Log { reopen, flush })
+    Ok(Log {
+        reopen,
+        put,
+        taken,
+        flush,
+    })
 }
 
-fn thread(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+fn thread(
+    writer: impl Write + Send + 'static,
+    taken: Arc<AtomicU64>,
+) -> (NonBlocking, WorkerGuard) {
     let overflow = Arc::<OnceLock<ErrorCounter>>::default();
     let counting = Counting {
         writer,
+        taken,
         overflow: Arc::clone(&overflow),
         unwritten: 0,
         told: 0,
@@ -138,6 +166,8 @@ fn thread(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
 /// Tells how many lines were lost as soon as one can be written.
 struct Counting<W> {
     writer: W,
+    /// Counts the lines that came here.
+    taken: Arc<AtomicU64>,
     /// Counts the lines that had no place among those that wait.
     overflow: Arc<OnceLock<ErrorCounter>>,
     /// Lines that could not be written.
@@ -153,7 +183,9 @@ impl<W: Write> Write for Counting<W> {
     }
 
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.writer.write_all(line) {
+        let written = self.writer.write_all(line);
+        self.taken.fetch_add(1, Ordering::Release);
+        if let Err(error) = written {
             self.unwritten = self.unwritten.saturating_add(1);
             return Err(error);
         }
@@ -178,9 +210,12 @@ impl<W: Write> Write for Counting<W> {
 type Boxed =
     Box<dyn Layer<tracing_subscriber::layer::Layered<LevelFilter, Registry>> + Send + Sync>;
 
-fn layer(format: Format, writer: NonBlocking, color: bool) -> Boxed {
+fn layer(format: Format, writer: NonBlocking, put: Arc<AtomicU64>, color: bool) -> Boxed {
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
+        .with_writer(move || {
+            put.fetch_add(1, Ordering::Release);
+            writer.clone()
+        })
         .with_ansi(color);
     match format {
         Format::Json => layer

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod pidfd;
 pub(crate) mod spawn;
 
 use std::collections::BTreeSet;

@@ -17,8 +17,10 @@ use std::{
 };
 
 use heirloom_handover::{
+    environment::HEIRLOOM_RENDEZVOUS,
     fds,
     message::{self, Order, Report},
+    rendezvous::Rendezvous,
 };
 use nix::{
     errno::Errno,
@@ -73,6 +75,23 @@ impl Keeper {
 
     fn tell(&self, report: &Report) {
         tell(&self.socket, report);
+    }
+
+    /// Where the next supervisor can be met, now that this one is gone; none if that cannot be.
+    fn await_next_supervisor(&self) -> Option<Rendezvous> {
+        let name = std::env::var(HEIRLOOM_RENDEZVOUS).ok()?;
+        match Rendezvous::open(&name, &self.socket) {
+            Ok(rendezvous) => {
+                tracing::warn!(
+                    "the supervisor is gone; the app serves on and waits for the next one"
+                );
+                Some(rendezvous)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the supervisor is gone, and no other can be waited for; the app serves on");
+                None
+            }
+        }
     }
 
     /// Waits for an order, and for `others` as well, until `end`.

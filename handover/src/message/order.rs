@@ -90,6 +90,8 @@ pub enum Order {
         /// The longest stream, in bytes; a longer state is refused. The format's own limit if none.
         bytes_max: Option<u64>,
     },
+    /// To any generation, from a supervisor that has taken it over: say what you have to do with the state.
+    Who,
     /// To a serving generation: finish, write your state to the descriptor that comes along, end.
     Stop {
         /// The migration's number.
@@ -155,6 +157,7 @@ impl Order {
                 migration: migration()?,
             },
             "RETIRE" => Self::Retire,
+            "WHO" => Self::Who,
             "SAVE" => Self::Save {
                 migration: migration()?,
                 bytes_max: bytes_max()?,
@@ -227,6 +230,7 @@ impl Order {
             Self::StandDown { migration } => Text::new("STAND_DOWN").line("MIGRATION", migration),
             Self::Return { migration } => Text::new("RETURN").line("MIGRATION", migration),
             Self::Retire => Text::new("RETIRE"),
+            Self::Who => Text::new("WHO"),
             Self::Save {
                 migration,
                 bytes_max,

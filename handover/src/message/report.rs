@@ -1,7 +1,7 @@
 //! What an app tells its supervisor, and its text.
 
 use super::lines::{Message, Text, cut, one_line};
-use super::{BadMessage, Counts, Reads};
+use super::{BadMessage, Counts, Reads, Standing};
 
 /// What an app tells its supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +144,13 @@ pub enum Report {
         /// How long the state stood still, in microseconds.
         pause_usec: u64,
     },
+    /// The answer to [`Order::Who`](super::Order::Who).
+    Phase {
+        /// The migration it has, or last had, a part in; 0 if none.
+        migration: u64,
+        /// What it has to do with the state.
+        phase: Standing,
+    },
 }
 
 impl Report {
@@ -229,6 +236,10 @@ impl Report {
                 bytes: message.number("BYTES")?,
                 rounds: message.number("ROUNDS")?,
                 pause_usec: message.number("PAUSE_USEC")?,
+            },
+            "PHASE" => Self::Phase {
+                migration: migration()?,
+                phase: Standing::parse(message.text("PHASE")?)?,
             },
             unknown => return Err(BadMessage::Unknown(cut(unknown).to_owned())),
         })
@@ -344,6 +355,9 @@ impl Report {
                 .line("BYTES", bytes)
                 .line("ROUNDS", rounds)
                 .line("PAUSE_USEC", pause_usec),
+            Self::Phase { migration, phase } => Text::new("PHASE")
+                .line("MIGRATION", migration)
+                .line("PHASE", phase),
         };
         text.into_bytes()
     }

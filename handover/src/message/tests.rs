@@ -81,6 +81,7 @@ fn orders() -> Vec<Order> {
         },
         Order::Abort { migration, reason },
         Order::Retire,
+        Order::Who,
         Order::Save {
             migration,
             bytes_max: None,
@@ -161,6 +162,10 @@ fn reports() -> Vec<Report> {
             rounds,
             pause_usec: 12,
         },
+        Report::Phase {
+            migration,
+            phase: Standing::Frozen,
+        },
     ]
 }
 
@@ -196,7 +201,7 @@ fn a_message_without_what_it_needs_is_refused() {
         let text = String::from_utf8(order.to_bytes()).unwrap();
         let name = text.lines().next().unwrap();
         // Only those without any key are whole by their name alone.
-        let whole = matches!(order, Order::Begin | Order::Retire);
+        let whole = matches!(order, Order::Begin | Order::Retire | Order::Who);
         assert_eq!(Order::parse(name.as_bytes()).is_ok(), whole, "{name}");
     }
     assert_eq!(Order::parse(b""), Err(BadMessage::NoName));

@@ -27,7 +27,13 @@ pub(crate) fn events(command: Events) -> ExitCode {
                 }
             }
             Ok(Some(Reply::Refused(refusal))) => return refused(&refusal),
-            Ok(Some(Reply::Status(_) | Reply::Report(_) | Reply::Saved(_) | Reply::Done)) => {}
+            Ok(Some(
+                Reply::Status(_)
+                | Reply::Report(_)
+                | Reply::Saved(_)
+                | Reply::Upgraded(_)
+                | Reply::Done,
+            )) => {}
             Ok(None) => return ExitCode::SUCCESS,
             Err(error) => return no_reply(&error),
         }

@@ -43,11 +43,19 @@ pub(crate) enum Command {
     Status(Status),
     Events(Events),
     Stop(Stop),
+    Upgrade(Upgrade),
     Snapshot(Snapshot),
     Inspect(Inspect),
     Check(Check),
     Torture(Box<Torture>),
     Generate(Generate),
+    /// Say whether this program could follow a running supervisor; the record is read from standard input
+    #[command(hide = true, name = crate::daemon::TRY)]
+    TryRecord {
+        /// The command line that it would have.
+        #[arg(last = true, required = true)]
+        words: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Which supervisor is meant
@@ -74,7 +82,7 @@ impl Which {
 ///
 /// Runs one program given behind `--`, or the services of a configuration file. Ends when told to by
 /// `heirloom stop`, TERM or INT (twice: at once). HUP hands over to the program as it stands now,
-/// USR1 opens log files anew.
+/// USR1 opens log files anew, USR2 replaces the supervisor itself (see `heirloom upgrade`).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 SPEC is [NAME=]ADDRESS[,OPTION=VALUE]...: tcp:HOST:PORT, udp:HOST:PORT, unix:PATH, unix:@ABSTRACT, \
@@ -291,6 +299,28 @@ pub(crate) struct Stop {
     /// After so long, end it all the same.
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Span>,
+}
+
+/// Replace the supervisor itself by its program as it stands now
+///
+/// The process goes on as the new program: the same pid, sockets, programs and clients, and nothing is
+/// interrupted. The program is looked up where the supervisor was started from, and tried first; one that
+/// cannot go on from what this supervisor knows changes nothing. Handovers that are under way are waited
+/// for, and those that are asked for meanwhile are begun by the new program. USR2 does the same.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 the new program runs; 1 refused or failed, the old one runs on and nothing changed; \
+2 usage; 3 no supervisor reached; 4 timed out waiting, outcome unknown."
+)]
+pub(crate) struct Upgrade {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Wait at most this long for handovers that are under way.
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    pub(crate) timeout: Span,
+    /// Print what runs now as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Save the state of a running service to a file

@@ -55,7 +55,13 @@ fn hand_over(wanted: &Wanted, request: &Request, timeout: Option<Span>, json: bo
                 worst = worse(worst, status_of(report.outcome));
             }
             Ok(Some(Reply::Refused(refusal))) => return refused(&refusal),
-            Ok(Some(Reply::Event(_) | Reply::Status(_) | Reply::Saved(_) | Reply::Done)) => {}
+            Ok(Some(
+                Reply::Event(_)
+                | Reply::Status(_)
+                | Reply::Saved(_)
+                | Reply::Upgraded(_)
+                | Reply::Done,
+            )) => {}
             Ok(None) => return worst.into(),
             // It was asked; what came of it cannot be told.
             Err(error) => {

@@ -1,16 +1,16 @@
 //! `heirloom run`: from the command line, or a file, to a running supervisor.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::flags::{Run, Tuning};
+use super::flags::{Run, Tuning, Which};
 use super::{complain, exit};
 use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
 use crate::config::trust;
 use crate::control::place;
-use crate::daemon::{self, Inherited, Start};
+use crate::daemon::{self, First, Inherited, Origin, Start};
 use crate::log;
 
 pub(crate) fn run(command: Run) -> ExitCode {
@@ -23,32 +23,29 @@ pub(crate) fn run(command: Run) -> ExitCode {
         tuning,
         program,
     } = command;
-    let wanted = which.wanted();
-    let configuration = match &config {
-        Some(path) => file::read(path).map_err(|error| error.to_string()),
-        None => from_command_line(&program, listen, tuning, wanted.name.as_deref()),
-    };
-    let mut configuration = match configuration {
-        Ok(configuration) => configuration,
+    // A successor in place is given all the rest.
+    let passed = match daemon::Passed::take() {
+        Ok(passed) => passed,
         Err(reason) => {
             complain(&reason);
-            return exit::USAGE.into();
+            return exit::FAILED.into();
         }
     };
-    if let Some(name) = &wanted.name {
-        configuration.name.clone_from(name);
-    }
-    if let Err(reason) = file::check(&configuration) {
-        complain(&reason);
-        return exit::USAGE.into();
-    }
-    // Before the log's thread: taking the sockets changes the environment.
-    let inherited = match Inherited::take() {
-        Ok(inherited) => inherited,
+    let origin = match passed {
+        Some(passed) => Origin::Successor(Box::new(passed)),
+        None => match first(which, config.clone(), listen, tuning, &program) {
+            Ok(origin) => origin,
+            Err((status, reason)) => {
+                complain(&reason);
+                return status.into();
+            }
+        },
+    };
+    // Before there is any thread, which would have them.
+    let signals = match daemon::take_signals() {
+        Ok(signals) => signals,
         Err(error) => {
-            complain(&format!(
-                "the sockets systemd passed cannot be used: {error}"
-            ));
+            complain(&format!("signals cannot be taken: {error}"));
             return exit::FAILED.into();
         }
     };
@@ -68,14 +65,44 @@ pub(crate) fn run(command: Run) -> ExitCode {
     if let Some(warning) = config.as_deref().and_then(trust::writable_by_all) {
         tracing::warn!("{warning}");
     }
-    let control = place::of_supervisor(&wanted, &configuration.name);
     daemon::run(Start {
+        origin,
+        signals,
+        log,
+    })
+}
+
+/// What a supervisor begins with that follows none in place; or the exit status and the reason.
+fn first(
+    which: Which,
+    config: Option<PathBuf>,
+    listen: Vec<crate::config::listen::ListenSpec>,
+    tuning: Tuning,
+    program: &[String],
+) -> Result<Origin, (u8, String)> {
+    let wanted = which.wanted();
+    let configuration = match &config {
+        Some(path) => file::read(path).map_err(|error| error.to_string()),
+        None => from_command_line(program, listen, tuning, wanted.name.as_deref()),
+    };
+    let mut configuration = configuration.map_err(|reason| (exit::USAGE, reason))?;
+    if let Some(name) = &wanted.name {
+        configuration.name.clone_from(name);
+    }
+    file::check(&configuration).map_err(|reason| (exit::USAGE, reason))?;
+    // Before the log's thread: taking the sockets changes the environment.
+    let (inherited, from_store) = Inherited::take().map_err(|error| {
+        let reason = format!("the sockets systemd passed cannot be used: {error}");
+        (exit::FAILED, reason)
+    })?;
+    let control = place::of_supervisor(&wanted, &configuration.name);
+    Ok(Origin::First(Box::new(First {
         configuration,
         file: config,
         control,
         inherited,
-        log,
-    })
+        from_store,
+    })))
 }
 
 /// The one service of the command line; it and its supervisor are called alike.

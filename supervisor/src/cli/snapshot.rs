@@ -32,7 +32,13 @@ pub(crate) fn snapshot(command: Snapshot) -> ExitCode {
         match conversation.next() {
             Ok(Some(Reply::Saved(saved))) => tell(&saved, command.json),
             Ok(Some(Reply::Refused(refusal))) => return refused(&refusal),
-            Ok(Some(Reply::Event(_) | Reply::Status(_) | Reply::Report(_) | Reply::Done)) => {}
+            Ok(Some(
+                Reply::Event(_)
+                | Reply::Status(_)
+                | Reply::Report(_)
+                | Reply::Upgraded(_)
+                | Reply::Done,
+            )) => {}
             Ok(None) => return ExitCode::SUCCESS,
             // It was asked; what came of it cannot be told.
             Err(error) => {

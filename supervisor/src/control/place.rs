@@ -201,6 +201,20 @@ impl ControlSocket {
             inode: inode_of(path)?,
         })
     }
+
+    /// Goes on with a socket that a predecessor has bound.
+    pub(crate) fn resume(listener: UnixListener, path: PathBuf, inode: (u64, u64)) -> Self {
+        Self {
+            listener,
+            path,
+            inode,
+        }
+    }
+
+    /// Where it is bound, and what that led to.
+    pub(crate) fn place(&self) -> (&Path, (u64, u64)) {
+        (&self.path, self.inode)
+    }
 }
 
 /// The identity of what a path leads to.

@@ -48,6 +48,12 @@ pub(crate) enum Request {
         /// The file, from `/`.
         path: PathBuf,
     },
+    /// Replace the supervisor itself by its program as it stands now.
+    Upgrade {
+        /// How long handovers that are under way may be waited for.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+    },
     /// Let everything finish and end.
     Stop {
         /// After so long, end it all the same.
@@ -83,6 +89,8 @@ pub(crate) enum Reply {
     Report(Report),
     /// A state was saved.
     Saved(Saved),
+    /// The supervisor has replaced itself.
+    Upgraded(Upgraded),
     /// The request was not carried out.
     Refused(Refusal),
     /// This was the last of it.
@@ -163,6 +171,8 @@ pub(crate) enum EventKind {
     NotSaved,
     /// It has taken up a state that was saved.
     Restored,
+    /// It was taken over from a supervisor that is gone.
+    Adopted,
     /// It has given its state away and stays, to take it back if the one that has it fails.
     InReserve,
     /// It took its state back from the generation that had taken it over.
@@ -298,6 +308,16 @@ pub(crate) struct Report {
     /// The last lines the failed generation wrote to its standard error.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) stderr: Vec<String>,
+}
+
+/// A supervisor that has replaced itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Upgraded {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+    /// Of the program that runs now.
+    pub(crate) version: String,
+    pub(crate) supervisor_generation: u64,
 }
 
 /// A state that was saved.

@@ -3,8 +3,10 @@
 //! A table: every phase with every event. What the actions mean in system calls, and which reasons
 //! go with a report, is the daemon's matter.
 
+use serde::{Deserialize, Serialize};
+
 /// Where a process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// It runs, and is not ready yet.
     Starting,

@@ -22,6 +22,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use rollout::{Purpose, Rollout, Stage};
 use slots::{LOOK_AGAIN_AFTER, Slot};
 pub(crate) use vocabulary::{
@@ -30,7 +32,7 @@ pub(crate) use vocabulary::{
 };
 
 /// What is being done beside keeping slots filled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Activity {
     Idle,
     /// A handover waits until fewer processes drain.
@@ -38,8 +40,8 @@ enum Activity {
     Replacing(Rollout),
 }
 
-/// The machine.
-#[derive(Clone, Debug)]
+/// The machine. Its form in JSON is part of the record that one supervisor leaves to the next.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Service {
     policy: Policy,
     slots: Vec<Slot>,

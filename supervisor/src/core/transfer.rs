@@ -8,8 +8,10 @@
 //! lifeline decides who owns the state. A death counts when all that was said before it has been
 //! heard.
 
+use serde::{Deserialize, Serialize};
+
 /// What the migration is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Purpose {
     /// The new process is to own the state.
     Handover,
@@ -18,7 +20,7 @@ pub(crate) enum Purpose {
 }
 
 /// How far a migration is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum State {
     /// The old one copies while it serves.
     Copying,

@@ -3,17 +3,31 @@
 //!
 //! A member is known by its process group, by its ancestors, or, once its ancestors have ended and
 //! it was handed to the supervisor as its subreaper, by the generation and instance named in the
-//! environment it was started with; and, where a control group could be made for it, by that. Read from `/proc` whenever it is asked; nothing is remembered.
+//! environment it was started with; and, where a control group could be made for it, by that. Read from
+//! `/proc` whenever it is asked; nothing is remembered.
+//!
+//! A family that a former supervisor started does not descend from this one: its main process is known
+//! by its descriptor, and those that are left of it by the rendezvous named in their environment, which
+//! no two processes share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpid};
 
-use heirloom_handover::environment::{HEIRLOOM_GENERATION, HEIRLOOM_INSTANCE, HEIRLOOM_SERVICE};
+use heirloom_handover::environment::{
+    HEIRLOOM_GENERATION, HEIRLOOM_INSTANCE, HEIRLOOM_RENDEZVOUS, HEIRLOOM_SERVICE,
+};
+
+use super::record::Handle;
+use crate::sys::pidfd;
 
 use super::control_groups;
 
@@ -29,18 +43,114 @@ pub(crate) struct Family {
     /// The control group it was started in: nothing of it can leave that by a new session, group or
     /// environment.
     pub(crate) group: Option<PathBuf>,
+    /// Where the main process can be spoken to once its supervisor is gone.
+    pub(crate) rendezvous: String,
+    /// When the main process was started, in clock ticks since the machine was.
+    pub(crate) start_time: u64,
+    /// Stands for the main process; none where the system has no such descriptors.
+    pub(crate) pidfd: Option<(Handle, Arc<OwnedFd>)>,
+    pub(crate) bond: Bond,
+}
+
+/// What a family is to this supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bond {
+    /// Its main process is our child: we reap it, and its orphans become ours.
+    Child,
+    /// A former supervisor started it: somebody else reaps it.
+    Adopted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
+pub(super) struct Stat {
     parent: i32,
     group: i32,
     dead: bool,
+    /// When it was started, in clock ticks since the machine was.
+    pub(super) started: u64,
+}
+
+impl Stat {
+    pub(super) fn is_dead(self) -> bool {
+        self.dead
+    }
 }
 
 impl Family {
     /// Its processes that are alive, in no particular order.
     pub(crate) fn members(&self) -> Vec<Pid> {
+        match self.bond {
+            Bond::Child => self.descended(),
+            Bond::Adopted => self.left_behind(),
+        }
+    }
+
+    /// Those of a family that does not descend from us.
+    fn left_behind(&self) -> Vec<Pid> {
+        let all = processes();
+        let main = self.main.as_raw();
+        let main_is_ours = self.main_is_alive();
+        let grouped = self.group.as_deref().map(control_groups::members);
+        let grouped: BTreeSet<i32> = grouped.into_iter().flatten().collect();
+        let belongs = |mut pid: i32| {
+            if grouped.contains(&pid) {
+                return true;
+            }
+            let named = named_by(pid, &[(HEIRLOOM_RENDEZVOUS, &self.rendezvous)]);
+            for _ in 0..=all.len() {
+                match all.get(&pid) {
+                    _any if named || (main_is_ours && pid == main) => return true,
+                    Some(stat) if main_is_ours && stat.group == main => return true,
+                    Some(stat) => pid = stat.parent,
+                    None => return false,
+                }
+            }
+            false
+        };
+        all.iter()
+            .filter(|(pid, stat)| !stat.dead && **pid != getpid().as_raw() && belongs(**pid))
+            .map(|(pid, _)| Pid::from_raw(*pid))
+            .collect()
+    }
+
+    /// Whether the main process has not ended, also when its end was not told yet.
+    pub(crate) fn main_is_alive(&self) -> bool {
+        if self.main_is_reaped {
+            return false;
+        }
+        match (self.bond, &self.pidfd) {
+            (Bond::Child, _) => {
+                let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+                waitid(Id::Pid(self.main), look).map_or(true, |is| is == WaitStatus::StillAlive)
+            }
+            (Bond::Adopted, Some((_, pidfd))) => {
+                let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+                poll(&mut polled, PollTimeout::ZERO) == Ok(0)
+            }
+            (Bond::Adopted, None) => {
+                stat_of(self.main).is_some_and(|stat| !stat.dead && stat.started == self.start_time)
+            }
+        }
+    }
+
+    /// Sends a signal to the main process, if it is still there.
+    pub(crate) fn signal_main(&self, signal: Signal) {
+        if self.main_is_reaped {
+            return;
+        }
+        // It may be dead already. A child's pid is its own until it is reaped.
+        let _dead = match (self.bond, &self.pidfd) {
+            (Bond::Child, _) => kill(self.main, signal).map_err(io::Error::from),
+            (Bond::Adopted, Some((_, pidfd))) => pidfd::signal(pidfd.as_fd(), signal),
+            (Bond::Adopted, None) if self.main_is_alive() => {
+                kill(self.main, signal).map_err(io::Error::from)
+            }
+            (Bond::Adopted, None) => Ok(()),
+        };
+    }
+
+    /// Those of a family that descends from us.
+    fn descended(&self) -> Vec<Pid> {
         let all = processes();
         let own = getpid().as_raw();
         let main = self.main.as_raw();
@@ -126,19 +236,48 @@ impl Family {
 
     /// Whether the process was started by this instance of the generation.
     fn named_by(&self, pid: i32) -> bool {
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
-            return false;
-        };
-        let has = |name: &str, value: &str| {
-            let wanted = format!("{name}={value}");
-            environment
-                .split(|byte| *byte == 0)
-                .any(|entry| entry == wanted.as_bytes())
-        };
-        has(HEIRLOOM_SERVICE, &self.service)
-            && has(HEIRLOOM_GENERATION, &self.generation.to_string())
-            && has(HEIRLOOM_INSTANCE, &self.instance.to_string())
+        let wanted = [
+            (HEIRLOOM_SERVICE, self.service.as_str()),
+            (HEIRLOOM_GENERATION, &self.generation.to_string()),
+            (HEIRLOOM_INSTANCE, &self.instance.to_string()),
+        ];
+        named_by(pid, &wanted)
     }
+}
+
+/// Whether a process was started with all of these variables.
+fn named_by(pid: i32, wanted: &[(&str, &str)]) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
+        return false;
+    };
+    wanted.iter().all(|(name, value)| {
+        let wanted = format!("{name}={value}");
+        environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == wanted.as_bytes())
+    })
+}
+
+/// Every living process whose rendezvous begins like this, and is none of those that are known.
+pub(super) fn with_rendezvous(prefix: &str, known: &BTreeSet<String>) -> Vec<Pid> {
+    let variable = format!("{HEIRLOOM_RENDEZVOUS}=");
+    let named = |pid: i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut entries = environment.split(|byte| *byte == 0);
+        let value = entries.find_map(|entry| entry.strip_prefix(variable.as_bytes()));
+        let value = value.map(String::from_utf8_lossy);
+        value.is_some_and(|value| value.starts_with(prefix) && !known.contains(&*value))
+    };
+    processes()
+        .iter()
+        .filter(|(pid, stat)| !stat.dead && named(**pid))
+        .map(|(pid, _)| Pid::from_raw(*pid))
+        .collect()
+}
+
+/// What the system says of a process.
+pub(super) fn stat_of(pid: Pid) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Every living process below `root`, except those in `spared` and what is below them.
@@ -183,7 +322,10 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
+    // The 22nd field of the line.
+    let started = fields.nth(16).and_then(|field| field.parse().ok());
     Some(Stat {
+        started: started.unwrap_or(0),
         parent,
         group,
         dead: matches!(state, "Z" | "X" | "x"),
@@ -199,13 +341,16 @@ mod tests {
 
     #[test]
     fn fields_are_counted_from_behind_the_name() {
-        let stat = parse_stat(b"12 (a) b (c) S 1 34 34 0 -1").unwrap();
+        let stat =
+            parse_stat(b"12 (a) b (c) S 1 34 34 0 -1 6 7 8 9 10 11 12 13 14 15 16 17 777 19")
+                .unwrap();
         assert_eq!(
             stat,
             Stat {
                 parent: 1,
                 group: 34,
-                dead: false
+                dead: false,
+                started: 777
             }
         );
         assert!(parse_stat(b"12 (x) Z 1 2 2").unwrap().dead);
@@ -236,6 +381,10 @@ mod tests {
             service: "none".to_owned(),
             generation: 1,
             instance: 0,
+            rendezvous: String::new(),
+            start_time: 0,
+            pidfd: None,
+            bond: Bond::Child,
             group: None,
         };
         assert!(family.members().len() >= 2, "{:?}", family.members());

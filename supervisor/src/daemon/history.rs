@@ -13,20 +13,34 @@ use crate::control::protocol::{Event, EventKind};
 /// How many events are kept.
 const KEPT: usize = 512;
 
+/// An event and its number, from 1.
+pub(crate) type Numbered = (u64, Event);
+
 /// The events so far, and those to come.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    kept: Arc<Mutex<VecDeque<Event>>>,
-    followers: broadcast::Sender<Event>,
+    kept: Arc<Mutex<VecDeque<Numbered>>>,
+    followers: broadcast::Sender<Numbered>,
 }
 
 impl History {
     pub(crate) fn new() -> Self {
+        Self::resume(Vec::new())
+    }
+
+    /// Goes on from what a former supervisor has noted.
+    pub(crate) fn resume(kept: Vec<Numbered>) -> Self {
         let (followers, _) = broadcast::channel(KEPT);
         Self {
-            kept: Arc::default(),
+            kept: Arc::new(Mutex::new(kept.into())),
             followers,
         }
+    }
+
+    /// What is kept.
+    pub(crate) fn kept(&self) -> Vec<Numbered> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().cloned().collect()
     }
 
     /// Notes something.
@@ -43,14 +57,15 @@ impl History {
         if kept.len() == KEPT {
             kept.pop_front();
         }
-        kept.push_back(event.clone());
+        let number = kept.back().map_or(1, |(last, _)| last + 1);
+        kept.push_back((number, event.clone()));
         drop(kept);
         // Nobody follows most of the time.
-        let _followers = self.followers.send(event);
+        let _followers = self.followers.send((number, event));
     }
 
     /// What is kept, and a receiver of what comes after.
-    pub(crate) fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    pub(crate) fn follow(&self) -> (Vec<Numbered>, broadcast::Receiver<Numbered>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         (kept.iter().cloned().collect(), self.followers.subscribe())
     }
@@ -74,6 +89,7 @@ fn log(event: &Event) {
         | EventKind::NotSaved
         | EventKind::BackingOff => tracing::warn!(service, generation, "{text}"),
         EventKind::Listener
+        | EventKind::Adopted
         | EventKind::Asked
         | EventKind::Begun
         | EventKind::Waiting

@@ -30,6 +30,12 @@ pub(crate) enum Input {
     Service(String, ServiceInput),
     /// The time to stop is over; end everything now.
     StopOver,
+    /// The program that is to follow was tried.
+    Tried(Result<(), String>),
+    /// It may be time to be followed by it.
+    MayUpgrade,
+    /// The time to wait for that is over.
+    UpgradeOver,
     /// systemd is to be told that something still takes its time, or that we are alive.
     Heartbeat,
 }
@@ -64,6 +70,11 @@ pub(crate) enum Asked {
         instance: Option<usize>,
         path: PathBuf,
         answer: oneshot::Sender<Result<Saved, Refusal>>,
+    },
+    /// The supervisor is to replace itself: an answer comes only if it does not.
+    Upgrade {
+        timeout_ms: Option<u64>,
+        answer: oneshot::Sender<Refusal>,
     },
     /// The answer comes when everything has ended: what went wrong on the way.
     Stop {
@@ -103,6 +114,8 @@ pub(crate) enum ServiceInput {
     Kept(u64, Result<u64, Unsaved>),
     /// A stored descriptor reported an error or a hang-up.
     StoredClosed(u64),
+    /// A process that a record has could not be taken over.
+    Lost(ProcessId),
 }
 
 /// What concerns one process.
@@ -142,4 +155,6 @@ pub(crate) enum ProcessInput {
     Settled,
     /// It missed its watchdog.
     WatchdogOver,
+    /// It has ended, and was started by a former supervisor.
+    AdoptedEnded,
 }

@@ -5,10 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-use nix::unistd::Pid;
 
 use super::control_groups;
 use super::family::Family;
@@ -19,9 +17,9 @@ use crate::control::protocol::{GenerationStatus, ServiceStatus, Status};
 /// has to be made and sent it waits twice as long.
 pub(crate) const LONGEST: Duration = Duration::from_secs(5);
 
-/// Fills in what `status` says of each generation's connections and memory, as far as there is time.
-/// `groups` are the control groups of processes that have one.
-pub(crate) fn measure(status: &mut Status, groups: &BTreeMap<i32, PathBuf>, asked: Instant) {
+/// Fills in what `status` says of each generation's connections and memory, as far as there is time;
+/// families by the pid of their main process.
+pub(crate) fn measure(status: &mut Status, families: &BTreeMap<i32, Family>, asked: Instant) {
     let tcp: Vec<Connection> = ["tcp", "tcp6"]
         .into_iter()
         .flat_map(|table| read(table, tcp_connection))
@@ -33,28 +31,17 @@ pub(crate) fn measure(status: &mut Status, groups: &BTreeMap<i32, PathBuf>, aske
             if asked.elapsed() >= LONGEST {
                 return;
             }
-            let group = generation.pid.and_then(|pid| groups.get(&pid));
-            measure_generation(&service.name, generation, group, &ours);
+            let family = generation.pid.and_then(|pid| families.get(&pid));
+            if let Some(family) = family {
+                measure_generation(family, generation, &ours);
+            }
         }
     }
 }
 
-fn measure_generation(
-    service: &str,
-    generation: &mut GenerationStatus,
-    group: Option<&PathBuf>,
-    ours: &BTreeSet<u64>,
-) {
-    let Some(pid) = generation.pid else { return };
-    let family = Family {
-        main: Pid::from_raw(pid),
-        main_is_reaped: false,
-        service: service.to_owned(),
-        generation: generation.generation,
-        instance: generation.instance,
-        group: group.cloned(),
-    };
-    generation.rss_bytes = resident(Path::new("/proc"), pid).unwrap_or(0);
+fn measure_generation(family: &Family, generation: &mut GenerationStatus, ours: &BTreeSet<u64>) {
+    generation.rss_bytes = resident(Path::new("/proc"), family.main.as_raw()).unwrap_or(0);
+    let group = family.group.as_ref();
     generation.memory_bytes = group.and_then(|group| control_groups::memory(group));
     let mut held = BTreeSet::new();
     for member in family.members() {

@@ -12,11 +12,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{self, Backlog};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::listen::{Address, ListenSpec, Options, UnixName, join};
 use crate::control::place::{bind_replacing, inode_of};
+use crate::daemon::adoption::{FromStore, HANDLE_PREFIX, RECORD_NAME};
+use crate::daemon::record::{self, Handle, Held, handles::Found};
 
 /// The mode of a unix socket that was given none: a service's clients are seldom of its own user.
 const DEFAULT_MODE: u32 = 0o666;
@@ -24,6 +27,8 @@ const DEFAULT_MODE: u32 = 0o666;
 /// A bound socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
+    /// One socket has one, however often it is listed.
+    handle: Handle,
     pub(crate) spec: ListenSpec,
     pub(crate) fd: OwnedFd,
     /// Where it is bound, as notation, with the real port.
@@ -80,16 +85,31 @@ impl Inherited {
     /// # Errors
     ///
     /// A descriptor that is not a socket, or not one that listens.
-    pub(crate) fn take() -> io::Result<Self> {
+    pub(crate) fn take() -> io::Result<(Self, FromStore)> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<&str> = names.split(':').filter(|name| !name.is_empty()).collect();
         // `from_env` also removes the variables; the process has one thread so far.
         let mut passed = listenfd::ListenFd::from_env();
         let mut sockets = BTreeMap::new();
+        let mut store = FromStore::default();
         for index in 0..passed.len() {
             let Some(raw) = passed.take_raw_fd(index)? else {
                 continue;
             };
+            let given = names.get(index).copied();
+            if let Some(kept) = given.and_then(|name| name.strip_prefix(HANDLE_PREFIX)) {
+                let fd = crate::sys::own(raw);
+                fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+                match kept.parse().map(Handle) {
+                    Ok(handle) => {
+                        store.handles.insert(handle);
+                        store.found.insert(handle, fd);
+                    }
+                    Err(_) if given == Some(RECORD_NAME) => store.record = Some(fd),
+                    Err(_) => drop(fd),
+                }
+                continue;
+            }
             // A number that means something else, or nothing, is not ours to close.
             let link = std::fs::read_link(format!("/proc/self/fd/{raw}")).unwrap_or_default();
             if !link.to_string_lossy().starts_with("socket:") {
@@ -98,7 +118,7 @@ impl Inherited {
             }
             let fd = crate::sys::own(raw);
             // systemd calls a socket without FileDescriptorName= after its unit, or `unknown`.
-            let given = names.get(index).copied().unwrap_or("unknown");
+            let given = given.unwrap_or("unknown");
             let mut name = given.to_owned();
             for number in 2.. {
                 if !sockets.contains_key(&name) {
@@ -109,7 +129,30 @@ impl Inherited {
             let listener = Listener::inherited(&name, fd)?;
             sockets.insert(name, Arc::new(listener));
         }
-        Ok(Self { sockets })
+        Ok((Self { sockets }, store))
+    }
+
+    /// What the record says of them.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> Vec<record::Listener> {
+        let each = self.sockets.values();
+        each.map(|listener| listener.record(held)).collect()
+    }
+
+    /// Goes on with those of a predecessor.
+    ///
+    /// # Errors
+    ///
+    /// One of them is not there.
+    pub(crate) fn restore(
+        listed: &[record::Listener],
+        returning: &mut Returning,
+        found: &mut Found,
+    ) -> Result<Self, CannotListen> {
+        let set = returning.set(listed, found)?;
+        let named = set.into_iter().map(|one| (one.spec.name.clone(), one));
+        Ok(Self {
+            sockets: named.collect(),
+        })
     }
 
     /// The socket of the same kind that systemd passed under this name: so one configuration serves
@@ -152,6 +195,64 @@ impl Inherited {
             .filter(|name| !claimed.contains(&name.as_str()))
             .cloned()
             .collect()
+    }
+}
+
+/// Listeners of a record on their way back: a socket that is listed twice is one.
+#[derive(Debug, Default)]
+pub(crate) struct Returning(BTreeMap<Handle, Arc<Listener>>);
+
+impl Returning {
+    /// Takes a listed set back.
+    ///
+    /// # Errors
+    ///
+    /// A socket was not found, or is not what the record says.
+    pub(crate) fn set(
+        &mut self,
+        listed: &[record::Listener],
+        found: &mut Found,
+    ) -> Result<Set, CannotListen> {
+        listed.iter().map(|one| self.one(one, found)).collect()
+    }
+
+    fn one(
+        &mut self,
+        listed: &record::Listener,
+        found: &mut Found,
+    ) -> Result<Arc<Listener>, CannotListen> {
+        let lost = |reason: String| CannotListen {
+            spec: listed.spec.to_string(),
+            reason,
+        };
+        if let Some(known) = self.0.get(&listed.handle) {
+            if known.spec == listed.spec {
+                return Ok(Arc::clone(known));
+            }
+            return known
+                .with(&listed.spec)
+                .map_err(|error| lost(error.to_string()));
+        }
+        let fd = found
+            .take(listed.handle)
+            .ok_or_else(|| lost(format!("the socket on {} was not found", listed.bound)))?;
+        let inode = nix::sys::stat::fstat(&fd).map(|stat| stat.st_ino);
+        if inode != Ok(listed.inode) {
+            let text = format!("what was found is not the socket on {}", listed.bound);
+            return Err(lost(text));
+        }
+        let path = listed.path.clone();
+        let listener = Arc::new(Listener {
+            handle: listed.handle,
+            spec: listed.spec.clone(),
+            fd,
+            bound: listed.bound.clone(),
+            starter_key: listed.starter_key.clone(),
+            inode: listed.inode,
+            path: path.map(|(path, inode)| Arc::new(SocketPath { path, inode })),
+        });
+        self.0.insert(listed.handle, Arc::clone(&listener));
+        Ok(listener)
     }
 }
 
@@ -340,6 +441,7 @@ impl Listener {
         };
         let inode = nix::sys::stat::fstat(&fd)?.st_ino;
         Ok(Self {
+            handle: Handle::new(),
             spec,
             fd,
             bound,
@@ -358,6 +460,7 @@ impl Listener {
     ) -> io::Result<Arc<Self>> {
         let inode = nix::sys::stat::fstat(&fd)?.st_ino;
         Ok(Arc::new(Self {
+            handle: Handle::new(),
             spec: spec.clone(),
             fd,
             bound,
@@ -376,6 +479,7 @@ impl Listener {
             ));
         }
         Ok(Arc::new(Self {
+            handle: self.handle,
             spec: spec.clone(),
             fd: self.fd.try_clone()?,
             bound: self.bound.clone(),
@@ -383,6 +487,21 @@ impl Listener {
             inode: self.inode,
             path: self.path.clone(),
         }))
+    }
+
+    /// What the record says of it.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> record::Listener {
+        record::Listener {
+            handle: held.hold(self.handle, self.fd.as_fd()),
+            spec: self.spec.clone(),
+            bound: self.bound.clone(),
+            starter_key: self.starter_key.clone(),
+            inode: self.inode,
+            path: self
+                .path
+                .as_ref()
+                .map(|place| (place.path.clone(), place.inode)),
+        }
     }
 
     /// Brings the options into force that can change on a bound socket. Called once a set is the

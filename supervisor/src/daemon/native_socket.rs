@@ -17,6 +17,7 @@ use heirloom_handover::fds;
 use heirloom_handover::message::{LARGEST_BYTES, Order, Report};
 
 use super::input::{Input, Inputs, ProcessInput, ServiceInput};
+use super::record::{Handle, Held};
 use super::timer::Timer;
 use crate::core::service::ProcessId;
 
@@ -28,6 +29,7 @@ const MOST_GARBLED: usize = 16;
 /// back by the queue.
 #[derive(Debug)]
 pub(crate) struct NativeSocket {
+    handle: Handle,
     fd: Arc<AsyncFd<OwnedFd>>,
     _reader: Timer,
 }
@@ -49,6 +51,22 @@ impl NativeSocket {
             None,
             SockFlag::SOCK_CLOEXEC,
         )?;
+        let ours = Self::resume(inputs, service, process, Handle::new(), ours)?;
+        Ok((ours, theirs))
+    }
+
+    /// Goes on with our end of a socket that there was before, or with one that takes its place.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub(crate) fn resume(
+        inputs: &Inputs,
+        service: &str,
+        process: ProcessId,
+        handle: Handle,
+        ours: OwnedFd,
+    ) -> io::Result<Self> {
         // Ours alone: how it waits on its own end is the process's matter.
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let fd = Arc::new(crate::sys::watch(ours, Interest::READABLE)?);
@@ -57,11 +75,16 @@ impl NativeSocket {
             service: service.to_owned(),
             process,
         };
-        let ours = Self {
+        Ok(Self {
+            handle,
             _reader: Timer::task(reader.read(Arc::clone(&fd))),
             fd,
-        };
-        Ok((ours, theirs))
+        })
+    }
+
+    /// What the record says of it.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> Handle {
+        held.hold(self.handle, self.fd.get_ref().as_fd())
     }
 
     /// Sends an order, with descriptors, without waiting.
@@ -93,6 +116,10 @@ impl Reader {
     async fn read(self, fd: Arc<AsyncFd<OwnedFd>>) {
         let mut garbled = 0;
         while let Ok(mut ready) = fd.readable().await {
+            // There is room for what is taken from the socket before it is: nothing is ever in between.
+            let Ok(place) = self.inputs.reserve().await else {
+                return;
+            };
             let input = match ready.try_io(|fd| fds::receive(fd.get_ref(), LARGEST_BYTES)) {
                 Err(_would_block) => continue,
                 // An empty message cannot be told from the end, and is no message either.
@@ -110,20 +137,20 @@ impl Reader {
             if matches!(input, ProcessInput::Garbled(_)) {
                 garbled += 1;
             }
-            if !self.put(input).await {
-                return;
-            }
+            place.send(self.input(input));
             if garbled == MOST_GARBLED {
                 break;
             }
         }
-        self.put(ProcessInput::Deaf).await;
+        // The queue is closed only when the supervisor ends.
+        let _ended = self.inputs.send(self.input(ProcessInput::Deaf)).await;
     }
 
-    async fn put(&self, input: ProcessInput) -> bool {
-        let input = ServiceInput::Process(self.process, input);
-        let input = Input::Service(self.service.clone(), input);
-        self.inputs.send(input).await.is_ok()
+    fn input(&self, input: ProcessInput) -> Input {
+        Input::Service(
+            self.service.clone(),
+            ServiceInput::Process(self.process, input),
+        )
     }
 }
 

@@ -10,18 +10,18 @@ mod allowance;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::memory::size;
+use super::record::{self, Handle, Held, Text, handles::Purpose};
 use crate::config::size::Size;
 use allowance::Allowance;
 
@@ -47,8 +47,25 @@ const LONGEST_TAIL: Duration = Duration::from_millis(200);
 /// The reading side of one process's output.
 #[derive(Debug)]
 pub(crate) struct Output {
-    kept: Arc<Mutex<VecDeque<String>>>,
+    streams: [Stream; 2],
     readers: Option<[JoinHandle<()>; 2]>,
+}
+
+/// One of the two.
+#[derive(Debug)]
+struct Stream {
+    handle: Handle,
+    pipe: Arc<pipe::Receiver>,
+    read: Arc<Mutex<Read>>,
+}
+
+/// What was read of a stream.
+#[derive(Debug, Default)]
+struct Read {
+    /// Of a line that has not ended.
+    unfinished: Vec<u8>,
+    /// The last lines, if they are kept.
+    kept: Option<VecDeque<String>>,
 }
 
 /// The child's side: standard input, output and error.
@@ -64,32 +81,17 @@ pub(crate) fn capture(
     generation: u64,
     rate: Size,
 ) -> io::Result<(Output, Standard)> {
-    let allowance = Arc::new(Mutex::new(Allowance::new(rate.bytes(), Instant::now())));
-    let kept = Arc::<Mutex<VecDeque<String>>>::default();
     let input = File::open("/dev/null")?.into();
-    let reader = |stream: &'static str, kept: Option<Arc<Mutex<VecDeque<String>>>>| {
-        let (ours, theirs) = pipe()?;
-        let receiver = pipe::Receiver::from_owned_fd(ours)?;
-        let line = Lines {
-            service: service.to_owned(),
-            generation,
-            stream,
-            kept,
-            rate,
-            allowance: Arc::clone(&allowance),
-            dropped: None,
-        };
-        io::Result::Ok((tokio::spawn(line.read(receiver)), theirs))
-    };
-    let (output, output_fd) = reader("stdout", None)?;
-    let (error, error_fd) = reader("stderr", Some(Arc::clone(&kept)))?;
-    Ok((
-        Output {
-            kept,
-            readers: Some([output, error]),
-        },
-        [input, output_fd, error_fd],
-    ))
+    let (output, output_fd) = pipe()?;
+    let (error, error_fd) = pipe()?;
+    let output = Output::start(
+        service,
+        generation,
+        rate,
+        [(Handle::new(), output), (Handle::new(), error)],
+        (VecDeque::new(), [Vec::new(), Vec::new()]),
+    )?;
+    Ok((output, [input, output_fd, error_fd]))
 }
 
 /// A pipe: our end, and the program's. The program's can be read as well, so that a program that writes
@@ -103,14 +105,96 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 impl Output {
+    fn start(
+        service: &str,
+        generation: u64,
+        rate: Size,
+        pipes: [(Handle, OwnedFd); 2],
+        (kept, unfinished): (VecDeque<String>, [Vec<u8>; 2]),
+    ) -> io::Result<Self> {
+        let allowance = Arc::new(Mutex::new(Allowance::new(rate.bytes(), Instant::now())));
+        let [output, error] = pipes;
+        let [output_left, error_left] = unfinished;
+        let reader = |stream: &'static str, (handle, fd), read: Read| {
+            let pipe = Arc::new(pipe::Receiver::from_owned_fd(fd)?);
+            let read = Arc::new(Mutex::new(read));
+            let lines = Lines {
+                service: service.to_owned(),
+                generation,
+                stream,
+                read: Arc::clone(&read),
+                rate,
+                allowance: Arc::clone(&allowance),
+                dropped: None,
+            };
+            let reading = tokio::spawn(lines.read(Arc::clone(&pipe)));
+            io::Result::Ok((Stream { handle, pipe, read }, reading))
+        };
+        let (output, reading_output) = reader(
+            "stdout",
+            output,
+            Read {
+                unfinished: output_left,
+                kept: None,
+            },
+        )?;
+        let (error, reading_error) = reader(
+            "stderr",
+            error,
+            Read {
+                unfinished: error_left,
+                kept: Some(kept),
+            },
+        )?;
+        Ok(Self {
+            streams: [output, error],
+            readers: Some([reading_output, reading_error]),
+        })
+    }
+
+    /// Goes on with what a former supervisor read.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub(crate) fn resume(
+        service: &str,
+        generation: u64,
+        rate: Size,
+        listed: record::Output,
+        [stdout, stderr]: [OwnedFd; 2],
+    ) -> io::Result<Self> {
+        let [output_left, error_left] = listed.unfinished;
+        Self::start(
+            service,
+            generation,
+            rate,
+            [(listed.stdout, stdout), (listed.stderr, stderr)],
+            (listed.kept.into(), [output_left.0, error_left.0]),
+        )
+    }
+
+    /// What the record says of it.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> record::Output {
+        let [stdout, stderr] = &self.streams;
+        let unfinished = |stream: &Stream| match held.purpose {
+            Purpose::Pass => Text(lock(&stream.read).unfinished.clone()),
+            Purpose::Keep => Text::default(),
+        };
+        let unfinished = [unfinished(stdout), unfinished(stderr)];
+        record::Output {
+            stdout: held.hold(stdout.handle, stdout.pipe.as_fd()),
+            stderr: held.hold(stderr.handle, stderr.pipe.as_fd()),
+            kept: self.last_lines(),
+            unfinished,
+        }
+    }
+
     /// The last lines of the error output.
     pub(crate) fn last_lines(&self) -> Vec<String> {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        let [_, error] = &self.streams;
+        let read = lock(&error.read);
+        read.kept.iter().flatten().cloned().collect()
     }
 
     /// Waits until all of it was read, for a while. The readers go on if it takes longer.
@@ -128,11 +212,15 @@ impl Output {
     }
 }
 
+fn lock(read: &Mutex<Read>) -> MutexGuard<'_, Read> {
+    read.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Lines {
     service: String,
     generation: u64,
     stream: &'static str,
-    kept: Option<Arc<Mutex<VecDeque<String>>>>,
+    read: Arc<Mutex<Read>>,
     rate: Size,
     /// What both streams of a process may still write.
     allowance: Arc<Mutex<Allowance>>,
@@ -148,21 +236,21 @@ struct Dropped {
 }
 
 impl Lines {
-    async fn read(mut self, mut receiver: pipe::Receiver) {
-        let mut buffer = Vec::with_capacity(READ_BYTES);
+    async fn read(mut self, pipe: Arc<pipe::Receiver>) {
         loop {
-            let read = receiver.read_buf(&mut buffer);
-            let read = match self.dropped {
-                Some(dropped) => tokio::time::timeout_at(dropped.tell_at, read).await,
-                None => Ok(read.await),
+            let ready = match self.dropped {
+                Some(dropped) => tokio::time::timeout_at(dropped.tell_at, pipe.readable()).await,
+                None => Ok(pipe.readable().await),
             };
-            match read {
-                Ok(Ok(0) | Err(_)) => break,
-                Ok(Ok(_)) => {
-                    if self.take_lines(&mut buffer) {
-                        tokio::time::sleep(REST).await;
-                    }
-                }
+            match ready {
+                Ok(Ok(())) => match self.take(&pipe) {
+                    Ok(None) => break,
+                    Ok(Some(false)) => {}
+                    Ok(Some(true)) => tokio::time::sleep(REST).await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => break,
+                },
+                Ok(Err(_)) => break,
                 Err(_elapsed) => {}
             }
             if self
@@ -172,10 +260,22 @@ impl Lines {
                 self.tell_dropped();
             }
         }
-        if !buffer.is_empty() {
-            self.line(&buffer);
+        let rest = std::mem::take(&mut lock(&self.read).unfinished);
+        if !rest.is_empty() {
+            self.line(&rest);
         }
         self.tell_dropped();
+    }
+
+    /// Reads once, without waiting; whether anything was dropped, or none at the end. What is read of a line
+    /// that has not ended is never anywhere else than where a successor finds it.
+    fn take(&mut self, pipe: &pipe::Receiver) -> io::Result<Option<bool>> {
+        let mut buffer = std::mem::take(&mut lock(&self.read).unfinished);
+        buffer.reserve(READ_BYTES);
+        let read = pipe.try_read_buf(&mut buffer);
+        let dropped = self.take_lines(&mut buffer);
+        lock(&self.read).unfinished = buffer;
+        Ok(Some(dropped).filter(|_| !matches!(read, Ok(0)))).and_then(|went| read.map(|_| went))
     }
 
     fn tell_dropped(&mut self) {
@@ -237,8 +337,7 @@ impl Lines {
             dropped.lines += 1;
             dropped.bytes += length;
         }
-        if let Some(kept) = &self.kept {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = &mut lock(&self.read).kept {
             if kept.len() == KEPT_LINES {
                 kept.pop_front();
             }

@@ -6,6 +6,7 @@
 //! copy that nobody can change. Starting it is [`crate::sys::spawn`]'s.
 
 mod file;
+mod passed;
 mod pin;
 mod privileges;
 mod surroundings;
@@ -16,7 +17,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::sys::spawn::{Privileges, Program};
 #[cfg(test)]
 pub(crate) use file::elf_length;
 use file::{Content, FileIdentity, open};
+use passed::{Handles, open_directory};
 use pin::Pin;
 use privileges::privileges;
 #[cfg(test)]
@@ -48,10 +49,12 @@ pub(crate) struct Plan {
     pub(crate) resolved: PathBuf,
     content: Content,
     pub(crate) directory: OwnedFd,
+    directory_path: PathBuf,
     pub(crate) environment: BTreeMap<OsString, OsString>,
     pub(crate) privileges: Privileges,
     /// What is not as it should be, and refuses nothing.
     pub(crate) warnings: Vec<String>,
+    handles: Handles,
 }
 
 /// Why a program cannot be started. The reason says whose fault it is.
@@ -91,6 +94,20 @@ pub(crate) async fn look_up_patiently(service: &Service) -> Result<Plan, Unusabl
     }
 }
 
+/// Opens the file of a program that is to be executed by itself, whatever its path leads to later.
+///
+/// # Errors
+///
+/// [`Unusable`] with the reason: it is no program, is not whole, or is a script.
+pub(crate) fn judge(path: &Path) -> Result<File, Unusable> {
+    match open(path, None)?.content {
+        Content::Binary { file, .. } | Content::PinnedBinary(file) => Ok(file),
+        Content::Script { .. } | Content::PinnedScript(_) => {
+            Err(unusable(format!("{} is a script", path.display())))
+        }
+    }
+}
+
 /// Looks a service's program up as it stands now.
 ///
 /// # Errors
@@ -98,11 +115,7 @@ pub(crate) async fn look_up_patiently(service: &Service) -> Result<Plan, Unusabl
 /// [`Unusable`] with the reason.
 pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
     let directory_path = working_directory(service.directory.as_deref())?;
-    let directory = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(&directory_path)
-        .map_err(|e| unusable(format!("directory {}: {e}", directory_path.display())))?;
+    let directory = open_directory(&directory_path)?;
     let mut environment = environment(service)?;
     if environment.contains_key(OsStr::new("PWD")) {
         environment.insert("PWD".into(), directory_path.clone().into());
@@ -130,10 +143,12 @@ pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
         program: program.clone(),
         resolved: opened.resolved,
         content: opened.content,
-        directory: directory.into(),
+        directory,
+        directory_path,
         environment,
         privileges,
         warnings,
+        handles: Handles::new(),
     })
 }
 

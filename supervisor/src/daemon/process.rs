@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use heirloom_handover::environment as names;
@@ -84,6 +85,8 @@ pub(crate) struct Deadlines {
     pub(crate) again: Option<Timer>,
     /// Until it is ended because its state is gone.
     pub(crate) bereft: Option<Timer>,
+    /// What tells of its end, if it is not ours to reap.
+    pub(crate) adopted: Option<Timer>,
     /// Until it is clear that it is deaf and not dying.
     pub(crate) deaf: Option<Timer>,
 }
@@ -138,7 +141,7 @@ pub(crate) struct Hello {
 }
 
 /// Whether a process has the service's state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Custody {
     /// Nothing was said of it yet; a plain program has whatever it has.
     #[default]
@@ -167,9 +170,8 @@ impl Process {
 
     /// Sends a signal to the process that was started, if it still is there.
     pub(crate) fn tell(&self, signal: Signal) {
-        if let Some(family) = self.family.as_ref().filter(|family| !family.main_is_reaped) {
-            // It is ours and not reaped, so its pid is its own; it may be dead already.
-            let _dead = kill(family.main, signal);
+        if let Some(family) = &self.family {
+            family.signal_main(signal);
         }
     }
 
@@ -200,12 +202,8 @@ impl Process {
 
     /// Whether its main process has ended, also when that was not told yet.
     pub(crate) fn is_dead(&self) -> bool {
-        let Some(family) = &self.family else {
-            return false;
-        };
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        family.main_is_reaped
-            || waitid(Id::Pid(family.main), look).is_ok_and(|is| is != WaitStatus::StillAlive)
+        let family = self.family.as_ref();
+        family.is_some_and(|family| !family.main_is_alive())
     }
 
     /// Whether it has ended or seems to: a process that ends closes its socket first.
@@ -232,6 +230,8 @@ pub(crate) struct Number {
 /// How a process is heard and spoken to.
 #[derive(Debug)]
 pub(crate) struct Ends<'a> {
+    /// Where it is to be spoken to once the supervisor is gone.
+    pub(crate) rendezvous: &'a str,
     pub(crate) notify: &'a NotifySocket,
     /// Its end of the socket of the handover protocol.
     pub(crate) native: OwnedFd,
@@ -264,11 +264,11 @@ pub(crate) fn start(
         inherited.push(fd.try_clone_to_owned().map_err(system)?);
     }
     // Behind all that LISTEN_FDS counts.
-    inherited.push(ends.native);
+    inherited.push(ends.native.try_clone().map_err(system)?);
     let command = Command {
         program: plan.program()?,
         arguments: arguments(plan)?,
-        environment: environment(plan, number, listeners, store, ends.notify),
+        environment: environment(plan, number, listeners, store, &ends),
         directory: plan
             .directory
             .as_fd()
@@ -310,7 +310,7 @@ fn environment(
     number: Number,
     listeners: &Set,
     store: &Store,
-    notify: &NotifySocket,
+    ends: &Ends<'_>,
 ) -> Environment {
     use std::os::unix::ffi::OsStrExt;
     let mut environment = Environment::default();
@@ -338,7 +338,8 @@ fn environment(
     set(names::HEIRLOOM_GENERATION, &generation);
     set(names::HEIRLOOM_INSTANCE, &number.instance.to_string());
     set(names::HEIRLOOM_SERVICE, &plan.service.name);
-    set(names::NOTIFY_SOCKET, &notify.address);
+    set(names::NOTIFY_SOCKET, &ends.notify.address);
+    set(names::HEIRLOOM_RENDEZVOUS, ends.rendezvous);
     let native = (names::FIRST_FD..).nth(fd_names.len());
     set(names::HEIRLOOM_FD, &native.unwrap_or_default().to_string());
     if let Some(watchdog) = plan.service.watchdog {

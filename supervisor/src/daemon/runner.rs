@@ -13,12 +13,14 @@ mod connections;
 mod deadlines;
 mod handovers;
 mod health;
+mod inquiries;
 mod lives;
 mod migrations;
 mod natives;
 mod notices;
 mod outcomes;
 mod partings;
+mod recording;
 mod reports;
 mod reserves;
 mod restores;
@@ -26,18 +28,20 @@ mod saves;
 mod starts;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::control_groups::Delegated;
+use super::family::Family;
 use super::history::History;
 use super::input::{Input, Inputs, ServiceInput};
 use super::listeners::{self, CannotListen, Inherited, Set};
 use super::plan::Plan;
 use super::process::Process;
+use super::record::Handle;
 use super::store::Store;
 use super::timer::Timer;
 use crate::config::service::{Service, Strategy};
@@ -63,10 +67,21 @@ pub(crate) struct Context {
     pub(crate) inherited: Rc<Inherited>,
     /// Where control groups can be made; nowhere if none.
     pub(crate) groups: Option<Rc<Delegated>>,
+    /// What marks the processes of this supervisor and of those it follows.
+    pub(crate) lineage: Rc<str>,
+}
+
+impl Context {
+    /// Where the next process can be spoken to once its supervisor is gone: an abstract name that no
+    /// other process has.
+    pub(crate) fn rendezvous(&self) -> String {
+        let Handle(number) = Handle::new();
+        format!("@heirloom-{}-{number}", self.lineage)
+    }
 }
 
 /// What is wanted of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum What {
     Start,
     Reload,
@@ -252,6 +267,7 @@ impl Runner {
             }
             ServiceInput::Process(process, input) => self.on_process(process, input),
             ServiceInput::StoredClosed(key) => self.store.closed(key),
+            ServiceInput::Lost(process) => self.lost(process),
             ServiceInput::Parted => self.parted(),
             ServiceInput::Uncounted => self.report_parting(),
             ServiceInput::StartAgain => self.start_anew(),
@@ -336,15 +352,6 @@ impl Runner {
         Timer::start(&self.context.inputs, delay, input)
     }
 
-    /// The control group of each process that has one.
-    pub(crate) fn groups(&self) -> impl Iterator<Item = (i32, PathBuf)> {
-        let families = self
-            .processes
-            .values()
-            .filter_map(|one| one.family.as_ref());
-        families.filter_map(|family| Some((family.main.as_raw(), family.group.clone()?)))
-    }
-
     /// What runs, without what has to be measured.
     pub(crate) fn status(&self) -> ServiceStatus {
         let listeners = self.listeners.iter().map(|listener| ListenerStatus {
@@ -379,6 +386,15 @@ impl Runner {
             last_handover: self.last_handover.clone(),
             stored: self.store.iter().map(|(name, _)| name.to_owned()).collect(),
         }
+    }
+
+    /// Its families, by the pid of their main process.
+    pub(crate) fn families(&self) -> Vec<(i32, Family)> {
+        let families = self.processes.values();
+        families
+            .filter_map(|process| process.family.clone())
+            .map(|family| (family.main.as_raw(), family))
+            .collect()
     }
 
     /// Its state in one word.

@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::input::{Input, Inputs, ServiceInput};
+use super::record::{self, Handle, Held, handles::Found};
 use super::timer::Timer;
 use crate::sys::same_description;
 
@@ -27,7 +28,9 @@ pub(crate) struct Store {
 #[derive(Debug)]
 struct Stored {
     key: u64,
+    handle: Handle,
     name: String,
+    polled: bool,
     fd: OwnedFd,
     _watch: Option<Timer>,
 }
@@ -55,17 +58,59 @@ impl Store {
                 refused += 1;
                 continue;
             }
-            self.last_key += 1;
-            let key = self.last_key;
-            let watch = poll.then(|| watch(inputs, service, key, &fd)).flatten();
-            self.stored.push(Stored {
-                key,
-                name: name.to_owned(),
-                fd,
-                _watch: watch,
-            });
+            self.put(inputs, service, name, poll, Handle::new(), fd);
         }
         refused
+    }
+
+    fn put(
+        &mut self,
+        inputs: &Inputs,
+        service: &str,
+        name: &str,
+        polled: bool,
+        handle: Handle,
+        fd: OwnedFd,
+    ) {
+        self.last_key += 1;
+        let key = self.last_key;
+        let watch = polled.then(|| watch(inputs, service, key, &fd)).flatten();
+        self.stored.push(Stored {
+            key,
+            handle,
+            name: name.to_owned(),
+            polled,
+            fd,
+            _watch: watch,
+        });
+    }
+
+    /// What the record says of them.
+    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> Vec<record::Stored> {
+        let each = self.stored.iter().map(|stored| record::Stored {
+            handle: held.hold(stored.handle, stored.fd.as_fd()),
+            name: stored.name.clone(),
+            polled: stored.polled,
+        });
+        each.collect()
+    }
+
+    /// Takes those of a record back; says how many were not found.
+    pub(crate) fn restore(
+        &mut self,
+        inputs: &Inputs,
+        service: &str,
+        listed: &[record::Stored],
+        found: &mut Found,
+    ) -> usize {
+        let mut missing = 0;
+        for one in listed {
+            match found.take(one.handle) {
+                Some(fd) => self.put(inputs, service, &one.name, one.polled, one.handle, fd),
+                None => missing += 1,
+            }
+        }
+        missing
     }
 
     /// Forgets all descriptors of a name; says how many there were.

@@ -35,6 +35,16 @@ impl Strays {
         }
     }
 
+    /// Goes on sparing those that a predecessor spared.
+    pub(crate) fn resume(before: BTreeSet<i32>) -> Self {
+        Self { before }
+    }
+
+    /// Whom it spares.
+    pub(crate) fn spared(&self) -> &BTreeSet<i32> {
+        &self.before
+    }
+
     /// Kills everything that is left, when every service has ended.
     pub(crate) async fn end(&self) {
         let deadline = tokio::time::Instant::now() + LONGEST_END;

@@ -4,8 +4,9 @@
 //! It knows services by name and leaves what happens within one to its runner.
 
 mod requests;
+mod succession;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -13,26 +14,32 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
+use super::adoption::{self, FromStore};
 use super::control_groups::Delegated;
+use super::family::Bond;
 use super::history::History;
-use super::input::{Input, QUEUE, ServiceInput, Signal};
-use super::listeners::Inherited;
+use super::input::{Input, Inputs, QUEUE, ServiceInput, Signal};
+use super::listeners::{Inherited, Returning};
+use super::record::{Handle, handles::Found, slots::Slots};
 use super::runner::{Context, Runner, What};
-use super::server::Server;
+use super::server::{Before, Desk, Server};
 use super::signals;
 use super::strays::Strays;
 use super::systemd::Systemd;
 use super::timer::Timer;
+use super::upgrade::{self, Passed};
 use crate::cli::exit;
 use crate::config::file::Configuration;
 use crate::config::listen::{Address, ListenSpec, Options};
 use crate::control::place::ControlSocket;
-use crate::control::protocol::Status;
+use crate::control::protocol::{Status, Upgraded};
 use crate::log::Log;
+use succession::{Keeping, Upgrade};
 
 /// So many threads at most read files, and measure, while the loop goes on.
 const MOST_THREADS: usize = 4;
@@ -40,18 +47,36 @@ const MOST_THREADS: usize = 4;
 /// What a supervisor is started with.
 #[derive(Debug)]
 pub(crate) struct Start {
+    pub(crate) origin: Origin,
+    /// Taken before there were threads.
+    pub(crate) signals: SignalFd,
+    pub(crate) log: Log,
+}
+
+/// What a supervisor comes of.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// Somebody started it.
+    First(Box<First>),
+    /// It is what another has become.
+    Successor(Box<Passed>),
+}
+
+/// A supervisor that somebody started.
+#[derive(Debug)]
+pub(crate) struct First {
     pub(crate) configuration: Configuration,
     /// The file it came from, to be read again at each reload.
     pub(crate) file: Option<PathBuf>,
     pub(crate) control: PathBuf,
     /// What systemd passed, taken before there were threads.
     pub(crate) inherited: Inherited,
-    pub(crate) log: Log,
+    /// What systemd kept for one that is gone.
+    pub(crate) from_store: FromStore,
 }
 
 /// Runs a supervisor to its end.
 pub(crate) fn run(start: Start) -> ExitCode {
-    let prepared = Prepared::make(&start);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MOST_THREADS)
@@ -62,13 +87,9 @@ pub(crate) fn run(start: Start) -> ExitCode {
     if let Ok(runtime) = &runtime {
         drop(runtime.spawn_blocking(|| ()));
     }
-    match (prepared, runtime) {
-        (Ok(prepared), Ok(runtime)) => runtime.block_on(supervise(start, prepared)),
-        (Err(error), _) => {
-            tracing::error!("{error}");
-            exit::FAILED.into()
-        }
-        (_, Err(error)) => {
+    match runtime {
+        Ok(runtime) => runtime.block_on(supervise(start)),
+        Err(error) => {
             tracing::error!("cannot start: {error}");
             exit::FAILED.into()
         }
@@ -94,36 +115,19 @@ pub(crate) fn check_threads() -> std::io::Result<()> {
     })
 }
 
-/// What is taken hold of before there is a runtime, and may fail.
-struct Prepared {
-    control: ControlSocket,
-    open_files: (u64, u64),
-    groups: Option<Delegated>,
-}
-
-impl Prepared {
-    fn make(start: &Start) -> Result<Self, String> {
-        // Orphans of a generation become ours, so that none outlives it unseen.
-        nix::sys::prctl::set_child_subreaper(true)
-            .map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
-        let control = ControlSocket::bind(&start.control).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!(
-                "a supervisor named {} is running already ({error}); it was left alone",
-                start.configuration.name
-            ),
-            _other => {
-                format!(
-                    "cannot bind the control socket {}: {error}",
-                    start.control.display()
-                )
-            }
-        })?;
-        Ok(Self {
-            control,
-            open_files: raise_open_files(),
-            groups: Delegated::take(),
-        })
-    }
+fn bind_control(first: &First) -> Result<ControlSocket, String> {
+    ControlSocket::bind(&first.control).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            "a supervisor named {} is running already ({error}); it was left alone",
+            first.configuration.name
+        ),
+        _other => {
+            format!(
+                "cannot bind the control socket {}: {error}",
+                first.control.display()
+            )
+        }
+    })
 }
 
 /// A supervisor holds descriptors for every generation; it takes what it may, and hands its
@@ -138,37 +142,120 @@ fn raise_open_files() -> (u64, u64) {
     (soft, hard)
 }
 
-async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
+/// A supervisor that is about to answer its first input.
+struct Begun {
+    supervisor: Supervisor,
+    server: Server,
+}
+
+async fn supervise(start: Start) -> ExitCode {
     let (inputs, mut queue) = mpsc::channel(QUEUE);
-    let taken = match signals::take() {
-        Ok(taken) => taken,
-        Err(error) => {
-            tracing::error!("cannot take signals: {error}");
+    drop(tokio::spawn(signals::forward(
+        start.signals,
+        inputs.clone(),
+    )));
+    // Whatever fails, why is written before this ends.
+    let log = Rc::new(start.log);
+    let begun = match start.origin {
+        Origin::First(first) => begin(*first, Rc::clone(&log), inputs),
+        Origin::Successor(passed) => succeed(*passed, Rc::clone(&log), inputs),
+    };
+    let Begun {
+        mut supervisor,
+        server,
+    } = match begun {
+        Ok(begun) => begun,
+        Err(reason) => {
+            tracing::error!("{reason}");
             return exit::FAILED.into();
         }
     };
-    drop(tokio::spawn(signals::forward(taken, inputs.clone())));
+    while let Some(input) = queue.recv().await {
+        supervisor.answer(input);
+        if supervisor.settle() {
+            supervisor.strays.end().await;
+            if let Some(groups) = &supervisor.context.groups {
+                groups.sweep();
+            }
+            let code = supervisor.end();
+            drop(supervisor);
+            server.end().await;
+            return code;
+        }
+        if queue.is_empty() {
+            supervisor.keep_record();
+            supervisor.follow_if_at_rest();
+        }
+    }
+    exit::FAILED.into()
+}
+
+/// Begins with what somebody has asked for.
+fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
+    // Orphans of a generation become ours, so that none outlives it unseen.
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
+    let control = bind_control(&first)?;
+    let record_path = record_path(&first.control);
+    let mut by_systemd = std::mem::take(&mut first.from_store.handles);
+    let kept_file = first.from_store.record.is_some();
+    let left = adoption::left_behind(
+        &record_path,
+        &first.configuration.name,
+        &succession::boot(),
+        first.from_store,
+    )?;
+    let (record, slots, mut found) = match left {
+        Some(left) => {
+            let slots = Slots::with(left.file, &record_path);
+            (Some(left.record), Ok(slots), left.found)
+        }
+        None => (None, Slots::create(&record_path), Found::default()),
+    };
+    for handle in &by_systemd {
+        Handle::begin_after(*handle);
+    }
+    let file = Handle::new();
+    if kept_file && record.is_some() {
+        by_systemd.insert(file);
+    }
+    let generation = record.as_ref().map_or(1, |record| record.generation + 1);
+    let lineage = record
+        .as_ref()
+        .map_or_else(succession::new_lineage, |record| record.lineage.clone());
     let history = History::new();
-    let listener = prepared.control.listener.try_clone();
-    let server = match listener.and_then(|one| Server::start(one, &inputs, &history)) {
-        Ok(server) => server,
-        Err(error) => {
-            tracing::error!("the control socket cannot be used: {error}");
-            return exit::FAILED.into();
-        }
+    let desk = Desk::new();
+    let name = first.configuration.name.clone();
+    let before = Before {
+        clients: Vec::new(),
+        found: &mut found,
+        upgraded: upgraded(&name, generation),
     };
+    let listener = control.listener.try_clone();
+    let server = listener
+        .and_then(|one| Server::start(one, &inputs, &history, &desk, before))
+        .map_err(|error| format!("the control socket cannot be used: {error}"))?;
+    let keeping = Keeping::new(slots, Some(file), by_systemd);
     let mut supervisor = Supervisor {
         systemd: Systemd::new(&inputs),
         context: Context {
             inputs,
             history,
-            open_files: prepared.open_files,
-            inherited: Rc::new(start.inherited),
-            groups: prepared.groups.map(Rc::new),
+            open_files: raise_open_files(),
+            inherited: Rc::new(first.inherited),
+            groups: Delegated::take().map(Rc::new),
+            lineage: lineage.into(),
         },
-        name: start.configuration.name.clone(),
-        file: start.file,
-        log: start.log,
+        name,
+        generation,
+        program: upgrade::own_program(),
+        control: (Handle::new(), control),
+        desk,
+        keeping,
+        upgrade: None,
+        strays: Strays::spare_those_there_are(),
+        file: first.file,
+        log,
         services: BTreeMap::new(),
         removed: Vec::new(),
         stage: Stage::Starting,
@@ -178,25 +265,106 @@ async fn supervise(start: Start, prepared: Prepared) -> ExitCode {
         unsaved: Vec::new(),
         stop_limit: None,
     };
-    let strays = Strays::spare_those_there_are();
-    if let Err(reason) = supervisor.start(start.configuration) {
-        tracing::error!("{reason}");
-        return exit::FAILED.into();
+    if kept_file && record.is_none() {
+        supervisor.systemd.forget(adoption::RECORD_NAME);
     }
-    while let Some(input) = queue.recv().await {
-        supervisor.answer(input);
-        if supervisor.settle() {
-            strays.end().await;
-            if let Some(groups) = &supervisor.context.groups {
-                groups.sweep();
-            }
-            let code = supervisor.end();
-            drop(supervisor);
-            server.end().await;
-            return code;
+    match record {
+        Some(record) => {
+            supervisor.adopt(record, first.configuration, &mut found)?;
         }
+        None => supervisor.start(first.configuration)?,
     }
-    exit::FAILED.into()
+    Ok(Begun { supervisor, server })
+}
+
+/// Where the record of a supervisor is that is spoken to at this path.
+fn record_path(control: &std::path::Path) -> PathBuf {
+    control.with_extension("record")
+}
+
+fn upgraded(name: &str, generation: u64) -> Upgraded {
+    Upgraded {
+        name: name.to_owned(),
+        pid: std::process::id().cast_signed(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        supervisor_generation: generation,
+    }
+}
+
+/// Goes on from where a predecessor in place has left off.
+fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String> {
+    let Passed { passage, mut found } = passed;
+    // The kernel names a process that was executed by descriptor after the descriptor.
+    let _unnamed = nix::sys::prctl::set_name(c"heirloom");
+    let record = passage.record;
+    let lost = |what: &str| format!("the predecessor did not hand its {what} over");
+    let listener = found
+        .take(passage.control)
+        .ok_or_else(|| lost("control socket"))?;
+    let control =
+        ControlSocket::resume(listener.into(), passage.control_path, passage.control_inode);
+    let slots = passage.slots.and_then(|handle| found.take(handle));
+    let keeping = Keeping::resume(
+        slots.map(|file| Slots::with(file.into(), &record_path(control.place().0))),
+        passage.slots,
+        passage.kept_by_systemd,
+    );
+    let history = History::resume(passage.history);
+    let desk = Desk::new();
+    let generation = record.generation + 1;
+    let before = Before {
+        clients: passage.clients,
+        found: &mut found,
+        upgraded: upgraded(&record.name, generation),
+    };
+    let listener = control.listener.try_clone();
+    let server = listener
+        .and_then(|one| Server::start(one, &inputs, &history, &desk, before))
+        .map_err(|error| format!("the control socket cannot be used: {error}"))?;
+    let mut sockets = Returning::default();
+    let inherited = Inherited::restore(&passage.inherited, &mut sockets, &mut found)
+        .map_err(|error| error.to_string())?;
+    let mut supervisor = Supervisor {
+        systemd: Systemd::new(&inputs),
+        context: Context {
+            inputs,
+            history,
+            open_files: passage.open_files,
+            inherited: Rc::new(inherited),
+            groups: Delegated::take().map(Rc::new),
+            lineage: record.lineage.as_str().into(),
+        },
+        name: record.name.clone(),
+        generation,
+        program: record.program.clone(),
+        control: (passage.control, control),
+        desk,
+        keeping,
+        upgrade: None,
+        strays: Strays::resume(passage.spared),
+        file: record.file.clone(),
+        log,
+        services: BTreeMap::new(),
+        removed: Vec::new(),
+        stage: Stage::Running,
+        reloading: false,
+        refused: record.refused.clone(),
+        stop_waiters: Vec::new(),
+        unsaved: record.unsaved.clone(),
+        stop_limit: None,
+    };
+    supervisor.restore(record, Bond::Child, &mut found, &mut sockets)?;
+    tracing::info!(
+        "this is version {} now, generation {generation} of the supervisor; nothing was interrupted",
+        env!("CARGO_PKG_VERSION")
+    );
+    supervisor.resume();
+    if passage.reload {
+        supervisor.reload_by_signal();
+    }
+    // Something may have ended in between.
+    supervisor.reap();
+    Ok(Begun { supervisor, server })
 }
 
 /// How far a supervisor is in its life.
@@ -215,8 +383,18 @@ struct Supervisor {
     context: Context,
     systemd: Systemd,
     name: String,
+    /// How often the supervisor has replaced itself, from 1.
+    generation: u64,
+    /// The path it was started by.
+    program: Option<PathBuf>,
+    control: (Handle, ControlSocket),
+    desk: Desk,
+    keeping: Keeping,
+    /// It is about to replace itself.
+    upgrade: Option<Upgrade>,
+    strays: Strays,
     file: Option<PathBuf>,
-    log: Log,
+    log: Rc<Log>,
     services: BTreeMap<String, Runner>,
     /// Services the configuration no longer has, on their way out.
     removed: Vec<Runner>,
@@ -287,7 +465,11 @@ impl Supervisor {
                     "told to reload by a signal of process {}",
                     sender.unwrap_or(0)
                 );
-                self.reload_by_signal();
+                match &mut self.upgrade {
+                    // It is not lost: the successor begins it, or this one if there is none.
+                    Some(upgrade) => upgrade.reload = true,
+                    None => self.reload_by_signal(),
+                }
             }
             Input::Signal(Signal::Stop) => match self.stage {
                 Stage::Starting | Stage::Running => self.stop(None),
@@ -298,12 +480,17 @@ impl Supervisor {
                 tracing::info!("log files are opened anew");
             }
             Input::Signal(Signal::Upgrade) => {
-                tracing::warn!("this version cannot replace itself; the signal is passed over");
+                tracing::info!("told to upgrade by a signal");
+                self.upgrade(None, None);
             }
             Input::Signal(Signal::ChildEnded) => self.reap(),
             Input::Asked(asked) => self.asked(asked),
             Input::Service(name, input) => self.of_service(&name, input),
             Input::StopOver => self.stop_at_once(),
+            Input::Tried(result) => self.tried(result),
+            // It is looked at after every input.
+            Input::MayUpgrade => {}
+            Input::UpgradeOver => self.upgrade_took_too_long(),
             Input::Heartbeat => self.systemd.heartbeat(),
         }
     }
@@ -351,6 +538,7 @@ impl Supervisor {
         if matches!(self.stage, Stage::Stopping | Stage::GivingUp) {
             return;
         }
+        self.give_upgrade_up("the supervisor is being stopped");
         tracing::info!("stopping: every service finishes what it has begun");
         self.stage = Stage::Stopping;
         self.systemd.stopping("finishing what was begun");
@@ -360,6 +548,7 @@ impl Supervisor {
     }
 
     fn stop_at_once(&mut self) {
+        self.give_upgrade_up("the supervisor is being stopped");
         tracing::warn!("stopping at once");
         self.stage = Stage::Stopping;
         for runner in self.runners() {
@@ -421,6 +610,9 @@ impl Supervisor {
 
     /// Tells those who wait for the end that it has come; the exit status.
     fn end(&mut self) -> ExitCode {
+        // What a program of a supervisor that is gone has left behind descends from nobody here.
+        adoption::end_strays(&self.context.lineage, &BTreeSet::new());
+        self.forget_record();
         for waiter in self.stop_waiters.drain(..) {
             // The client may have gone.
             let _gone = waiter.send(self.unsaved.clone());
@@ -463,7 +655,7 @@ impl Supervisor {
             name: self.name.clone(),
             pid: std::process::id().cast_signed(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            supervisor_generation: 1,
+            supervisor_generation: self.generation,
             services: self
                 .services
                 .values()

@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use heirloom_handover::fds;
 use sd_notify::NotifyState;
 
 use super::input::{Input, Inputs};
@@ -32,10 +34,20 @@ const MOST_KEPT: usize = 32;
 pub(crate) struct Systemd {
     inputs: Inputs,
     socket: Option<UnixDatagram>,
-    kept: VecDeque<String>,
+    kept: VecDeque<Message>,
     watchdog: Option<Duration>,
     busy: bool,
     heartbeat: Option<Timer>,
+}
+
+/// A message, with the descriptor that goes along.
+#[derive(Debug)]
+struct Message {
+    text: String,
+    /// It is about a descriptor: none of these is ever dropped, for the next supervisor depends on them.
+    /// There are as many as there are descriptors.
+    of_store: bool,
+    fd: Option<OwnedFd>,
 }
 
 impl Systemd {
@@ -125,24 +137,53 @@ impl Systemd {
         if self.socket.is_none() {
             return;
         }
-        if self.kept.len() == MOST_KEPT {
-            self.kept.pop_front();
+        let droppable = |message: &Message| !message.of_store;
+        if self.kept.iter().filter(|one| droppable(one)).count() >= MOST_KEPT
+            && let Some(oldest) = self.kept.iter().position(droppable)
+        {
+            self.kept.remove(oldest);
         }
-        self.kept.push_back(
-            states
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n"),
-        );
+        let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+        self.kept.push_back(Message {
+            text: lines.join("\n"),
+            of_store: false,
+            fd: None,
+        });
         self.send_kept();
+    }
+
+    /// Whether there is a systemd to speak to.
+    pub(crate) fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Has systemd keep a descriptor, for the next supervisor should this one die. It is never polled: what
+    /// is to be forgotten is said.
+    pub(crate) fn keep(&mut self, name: &str, fd: OwnedFd) {
+        self.about_store(format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), Some(fd));
+    }
+
+    /// Has systemd forget a descriptor.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.about_store(format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+    }
+
+    fn about_store(&mut self, text: String, fd: Option<OwnedFd>) {
+        if self.socket.is_some() {
+            self.kept.push_back(Message {
+                text,
+                of_store: true,
+                fd,
+            });
+            self.send_kept();
+        }
     }
 
     fn send_kept(&mut self) {
         let Some(socket) = &self.socket else { return };
         while let Some(message) = self.kept.front() {
-            match socket.send(message.as_bytes()) {
-                Ok(_) => {}
+            match fds::send(socket, message.text.as_bytes(), message.fd.as_slice()) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     tracing::debug!("systemd does not listen; it is told again later");
                     self.heartbeat = Some(Timer::start(

@@ -67,7 +67,7 @@ pub(crate) enum Program {
 }
 
 /// Who the child runs as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Identity {
     pub(crate) user: u32,
     pub(crate) group: u32,
@@ -75,7 +75,7 @@ pub(crate) struct Identity {
 }
 
 /// What the child may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Privileges {
     /// The supervisor's own if not given.
     pub(crate) identity: Option<Identity>,
@@ -86,7 +86,7 @@ pub(crate) struct Privileges {
 }
 
 /// How the capabilities of the child are limited; a bit each, by the kernel's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Limits {
     /// What it has; the supervisor has it as well.
     pub(crate) kept: u64,

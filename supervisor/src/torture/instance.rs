@@ -184,7 +184,11 @@ impl Instance {
             match reply {
                 Reply::Status(status) => return Ok(status),
                 Reply::Refused(refusal) => return Err(Unheard::Refused(refusal.reason)),
-                Reply::Event(_) | Reply::Report(_) | Reply::Saved(_) | Reply::Done => {}
+                Reply::Event(_)
+                | Reply::Report(_)
+                | Reply::Saved(_)
+                | Reply::Upgraded(_)
+                | Reply::Done => {}
             }
         }
         Err(NoReply::BrokenOff("it said nothing".to_owned()).into())
@@ -226,7 +230,11 @@ impl Instance {
             match reply {
                 Reply::Report(report) => return Ok(report),
                 Reply::Refused(refusal) => return Err(Unheard::Refused(refusal.reason)),
-                Reply::Event(_) | Reply::Status(_) | Reply::Saved(_) | Reply::Done => {}
+                Reply::Event(_)
+                | Reply::Status(_)
+                | Reply::Saved(_)
+                | Reply::Upgraded(_)
+                | Reply::Done => {}
             }
         }
         Err(NoReply::BrokenOff("it did not report".to_owned()).into())

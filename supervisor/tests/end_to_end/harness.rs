@@ -8,9 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,6 +55,7 @@ pub(crate) struct Setup {
     launcher: Vec<String>,
     program: Vec<String>,
     listen: bool,
+    supervisor: PathBuf,
 }
 
 impl Setup {
@@ -81,7 +84,16 @@ impl Setup {
             launcher: Vec::new(),
             program: program.into_iter().map(str::to_owned).collect(),
             listen: true,
+            supervisor: HEIRLOOM.into(),
         }
+    }
+
+    /// The supervisor is a copy of the program in the test's directory, `heirloom`, which the test can
+    /// replace.
+    pub(crate) fn of_its_own(mut self) -> Self {
+        self.supervisor = self.path("heirloom");
+        fs::copy(HEIRLOOM, &self.supervisor).unwrap();
+        self
     }
 
     /// The same with another program.
@@ -201,14 +213,24 @@ impl Setup {
 
     /// Starts it and waits for nothing.
     pub(crate) fn spawn(self) -> Supervisor {
+        fs::File::create(self.path("log")).unwrap();
+        Supervisor {
+            process: self.command().spawn().unwrap(),
+            setup: Arc::new(self),
+            ended: false,
+        }
+    }
+
+    fn command(&self) -> Command {
         let control = self.path("control.sock");
-        let log = fs::File::create(self.path("log")).unwrap();
+        let log = fs::OpenOptions::new().append(true).open(self.path("log"));
+        let log = log.unwrap();
         // Should the test itself be killed, the supervisor is told to stop.
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "TERM"])
             .args(&self.launcher)
-            .arg(HEIRLOOM)
+            .arg(&self.supervisor)
             .arg("run");
         command.args([
             "--control",
@@ -226,17 +248,13 @@ impl Setup {
         command
             .env_remove("RUNTIME_DIRECTORY")
             .env_remove("NOTIFY_SOCKET")
+            .env(MARK, self.directory.path())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let process = command.spawn().unwrap();
-        Supervisor {
-            process,
-            directory: self.directory,
-            ended: false,
-        }
+        command
     }
 }
 
@@ -244,18 +262,52 @@ impl Setup {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) process: Child,
-    directory: TempDir,
+    setup: Arc<Setup>,
     ended: bool,
 }
+
+/// The variable by which a test's programs are known should their supervisor be gone.
+const MARK: &str = "HEIRLOOM_TEST_DIRECTORY";
 
 impl Supervisor {
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id().cast_signed())
     }
 
+    /// Kills it, and nothing else.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+        // With all its threads: only then are its sockets closed.
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(self.pid()), ended).unwrap();
+    }
+
+    /// Starts another with the same command line, after this one has been killed, and waits until it
+    /// answers.
+    pub(crate) fn start_again(&self) -> Self {
+        let mut next = self.spawn_again();
+        let deadline = Instant::now() + PATIENCE;
+        while UnixStream::connect(next.control()).is_err() {
+            let ended = next.process.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended ({ended:?}):\n{}", self.log());
+            assert!(Instant::now() < deadline, "it does not answer");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        next
+    }
+
+    /// The same, and waits for nothing.
+    pub(crate) fn spawn_again(&self) -> Self {
+        Self {
+            process: self.setup.command().spawn().unwrap(),
+            setup: Arc::clone(&self.setup),
+            ended: false,
+        }
+    }
+
     /// A path in the test's directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.setup.path(name)
     }
 
     pub(crate) fn control(&self) -> PathBuf {
@@ -264,14 +316,12 @@ impl Supervisor {
 
     /// Writes a file into the test's directory; `{dir}` in it is that directory.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
-        write(self.directory.path(), name, text)
+        self.setup.write(name, text)
     }
 
     /// Writes an executable file into the test's directory.
     pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.write(name, text);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
+        self.setup.script(name, text)
     }
 
     /// The path of `server.py`, for another command line of it.
@@ -474,7 +524,14 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        if self.ended || self.process.try_wait().ok().flatten().is_some() {
+        if self.ended {
+            return;
+        }
+        if self.process.try_wait().ok().flatten().is_some() {
+            // It was killed, or has failed. Unless another follows, nobody ends what it has left.
+            if Arc::strong_count(&self.setup) == 1 {
+                kill_marked(self.setup.directory.path());
+            }
             return;
         }
         // Everything must be gone, whatever state the test left it in: a stop without patience,
@@ -495,6 +552,25 @@ impl Drop for Supervisor {
         }
         let _gone = self.process.kill();
         let _reaped = self.process.wait();
+        kill_marked(self.setup.directory.path());
+    }
+}
+
+/// Kills every process that was started in this test.
+fn kill_marked(directory: &Path) {
+    let mark = format!("{MARK}={}", directory.display());
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let marked = environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes());
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if let Some(pid) = pid.filter(|_| marked) {
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

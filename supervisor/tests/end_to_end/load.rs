@@ -24,18 +24,18 @@ pub(crate) fn fresh_plan(supervisor: &Supervisor) -> Plan {
 }
 
 /// Runs `work` under load; nothing may be refused and no request lost.
-pub(crate) fn under_load(supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
+pub(crate) fn under_load(supervisor: &Supervisor, work: impl FnOnce()) -> Report {
     under(plan(supervisor), supervisor, work)
 }
 
 /// Runs `work` under this load; nothing may be refused and no request lost.
-pub(crate) fn under(plan: Plan, supervisor: &Supervisor, work: impl FnOnce() + Send) -> Report {
+pub(crate) fn under(plan: Plan, supervisor: &Supervisor, work: impl FnOnce()) -> Report {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
     let load = runtime.block_on(Load::start(plan)).unwrap();
-    std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+    work();
     eventually("it is worth being called a load", || {
         load.report().requests > 50
     });

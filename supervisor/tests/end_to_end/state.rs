@@ -5,6 +5,7 @@
 //! [`witnesses`] know it also where an answer is lost with the process that owed it.
 
 pub(crate) mod client;
+mod deaths;
 mod failures;
 mod moves;
 mod probation;

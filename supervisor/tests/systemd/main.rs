@@ -53,7 +53,8 @@ scenarios! {
     stop:
         restart_serves_again,
         stop_leaves_nothing,
-        crash_of_the_supervisor_is_recovered;
+        a_supervisor_that_is_killed_costs_no_request,
+        an_upgrade_keeps_the_main_process;
     activation:
         first_connection_starts_the_service,
         two_sockets_are_told_apart_by_name;

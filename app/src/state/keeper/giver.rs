@@ -18,6 +18,7 @@ use heirloom_handover::{
     fault::{self, Point},
     lifeline::{Lifeline, Said},
     message::{Counts, Purpose, Reads, Report},
+    rendezvous::Rendezvous,
     source::{self, Action, Event, State},
     way_back::Fate,
 };
@@ -46,10 +47,11 @@ const LONGEST_OFFER: Duration = Duration::from_secs(1);
 /// The connections that have moved, as they are counted.
 type Moved = Arc<Mutex<Counts>>;
 
-/// Serves until the supervisor is gone, or as long as the process lives.
+/// Serves as long as the process lives, or until no supervisor can be spoken to any more.
 pub(super) fn serve(keeper: Keeper) {
     Giver {
         keeper,
+        supervision: Supervision::On,
         state: State::Serving,
         migration: 0,
         giving: None,
@@ -69,8 +71,18 @@ pub(super) fn serve(keeper: Keeper) {
     .serve();
 }
 
+/// Whether there is a supervisor.
+enum Supervision {
+    On,
+    /// It is gone; the next one is met there.
+    Awaited(Rendezvous),
+    /// It is gone, and no other can come.
+    Over,
+}
+
 struct Giver {
     keeper: Keeper,
+    supervision: Supervision,
     state: State,
     /// The migration that is, or was last, under way.
     migration: u64,
@@ -108,18 +120,18 @@ struct Offered {
 
 impl Giver {
     fn serve(mut self) {
-        let mut supervised = true;
         loop {
-            let event = match self.next(supervised) {
+            let event = match self.next() {
                 Ok(event) => event,
                 Err(error) => {
                     tracing::error!(%error, "the handover protocol ends here; the app serves on");
-                    supervised = false;
+                    self.supervision = Supervision::Over;
                     Some(Event::SupervisorGone)
                 }
             };
-            if event == Some(Event::SupervisorGone) {
-                supervised = false;
+            if event == Some(Event::SupervisorGone) && matches!(self.supervision, Supervision::On) {
+                let next = self.keeper.await_next_supervisor();
+                self.supervision = next.map_or(Supervision::Over, Supervision::Awaited);
             }
             if let Some(event) = event {
                 self.feed(event);
@@ -129,7 +141,7 @@ impl Giver {
                 || self.following.is_some()
                 || self.state == State::Resolving
                 || self.keeper.core.gate.way_back().is_some();
-            if !supervised && !busy {
+            if matches!(self.supervision, Supervision::Over) && !busy {
                 return;
             }
         }
@@ -173,10 +185,11 @@ impl Giver {
     }
 
     /// Goes on with the copy as far as nobody has to be waited for, else waits.
-    fn next(&mut self, supervised: bool) -> io::Result<Option<Event>> {
+    fn next(&mut self) -> io::Result<Option<Event>> {
         if let Some(event) = self.follow() {
             return Ok(Some(event));
         }
+        let supervised = matches!(self.supervision, Supervision::On);
         let way_back = self.keeper.core.gate.way_back();
         let mut went = Went::Waiting;
         if let Some(giving) = &mut self.giving {
@@ -213,11 +226,22 @@ impl Giver {
         if let Some(following) = &self.following {
             others.extend(following.waits_for());
         }
-        let heard = if supervised {
-            self.keeper.wait(&others, end)?
-        } else {
-            wait_for(&mut others, end)?;
-            Heard::Other
+        let heard = match &self.supervision {
+            Supervision::On => self.keeper.wait(&others, end)?,
+            Supervision::Awaited(rendezvous) => {
+                others.push(PollFd::new(rendezvous.as_fd(), PollFlags::POLLIN));
+                wait_for(&mut others, end)?;
+                if let Some(socket) = rendezvous.accept()? {
+                    tracing::info!("another supervisor has come");
+                    self.keeper.socket = socket;
+                    self.supervision = Supervision::On;
+                }
+                Heard::Other
+            }
+            Supervision::Over => {
+                wait_for(&mut others, end)?;
+                Heard::Other
+            }
         };
         match heard {
             Heard::Order(order, descriptors) => return Ok(self.ordered(order, descriptors)),

@@ -14,7 +14,7 @@ use std::{
 use heirloom_handover::{
     fault::{self, Point},
     lifeline::{Lifeline, Sent},
-    message::{self, Order, Reads, Report},
+    message::{self, Order, Reads, Report, Standing},
     target::{self, Action, Event, State},
 };
 use nix::poll::{PollFd, PollFlags};
@@ -175,6 +175,20 @@ impl Taker<'_> {
             } else {
                 Event::Commit
             }),
+            Order::Who => {
+                let phase = match self.state {
+                    State::Greeting => Standing::Greeting,
+                    State::Owning => Standing::Owning,
+                    State::Receiving
+                    | State::Verified
+                    | State::Committing
+                    | State::Refused
+                    | State::Dismissed => Standing::Receiving,
+                };
+                let migration = self.migration;
+                self.keeper.tell(&Report::Phase { migration, phase });
+                None
+            }
             Order::Abort { reason, .. } => {
                 self.error.get_or_insert(TakeError::CalledOff(reason));
                 Some(Event::Abort)

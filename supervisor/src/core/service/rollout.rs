@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use super::slots::Slot;
 use super::vocabulary::{
     Action, Finish, Generation, Job, Kind, Outcome, PlanId, Policy, ProcessId, Strategy,
@@ -9,7 +11,7 @@ use super::vocabulary::{
 use super::{Actions, Activity, Service};
 
 /// Why slots are being replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Purpose {
     Asked(Kind),
     /// To bring back the plan of before, because a process of this handover failed.
@@ -22,7 +24,7 @@ pub(super) enum Purpose {
 }
 
 /// What the handover waits for in the slot it is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// For the old process to be gone.
     Emptying(ProcessId),
@@ -30,7 +32,7 @@ pub(super) enum Stage {
     Starting(ProcessId),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Rollout {
     pub(super) purpose: Purpose,
     pub(super) plan: PlanId,

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::vocabulary::{Action, Finish, Generation, Outcome, PlanId, Policy, ProcessId, Strategy};
 use super::{Actions, Activity, Service};
 use crate::core::backoff;
@@ -11,7 +13,7 @@ use crate::core::backoff;
 pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What holds a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Slot {
     Vacant,
     /// A process starts, outside any handover, after so many failures in a row.

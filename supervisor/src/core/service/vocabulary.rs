@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// One process, for the life of the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct ProcessId(pub(crate) u64);
 
 /// One plan, for the life of the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct PlanId(pub(crate) u64);
 
 /// The number of a generation, from 1.
 pub(crate) type Generation = u64;
 
 /// How one program takes over from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Strategy {
     /// The new process is ready before the old one is told to stop.
     Overlap,
@@ -23,7 +25,7 @@ pub(crate) enum Strategy {
 }
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// Hand over to the program as it stands now.
     Reload,
@@ -34,7 +36,7 @@ pub(crate) enum Kind {
 }
 
 /// The settings of a service that matter here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
     /// How a handover is done.
     pub(crate) strategy: Strategy,
@@ -45,7 +47,7 @@ pub(crate) struct Policy {
 }
 
 /// A handover, looked up and ready to begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) kind: Kind,
     pub(crate) plan: PlanId,

@@ -40,10 +40,10 @@ pub(super) enum Content {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileIdentity {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) length: u64,
+    pub(super) modified: (i64, i64),
 }
 
 impl FileIdentity {

@@ -60,7 +60,17 @@ impl Runner {
         let Some(process) = self.processes.values_mut().find(ours) else {
             return false;
         };
-        let how = process::describe(status);
+        let id = process.id;
+        let well = matches!(status, WaitStatus::Exited(_, 0));
+        self.process_ended(id, &process::describe(status), well);
+        true
+    }
+
+    /// A process has ended, `well` if with status 0.
+    pub(super) fn process_ended(&mut self, id: ProcessId, how: &str, well: bool) {
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
         let custody = process.native.custody;
         let receiving = matches!(custody, Custody::Receiving | Custody::Dismissed);
         // A reason known by now is the cause; this is its effect.
@@ -69,14 +79,14 @@ impl Runner {
         let remark = remark
             .map(|remark| format!("; {remark}"))
             .unwrap_or_default();
-        process.reason.get_or_insert_with(|| match (served, status) {
+        process.reason.get_or_insert_with(|| match (served, well) {
             (false, _) if receiving => {
                 format!("the new program {how} while it took the state over{remark}")
             }
-            (false, WaitStatus::Exited(_, 0)) => format!(
+            (false, true) => format!(
                 "the new program {how} before it was ready (does it go into the background? it must stay in the foreground)"
             ),
-            (false, _) => format!("the new program {how} before it was ready"),
+            (false, false) => format!("the new program {how} before it was ready"),
             (true, _) => format!("the program {how}"),
         });
         if let Some(family) = &mut process.family {
@@ -84,22 +94,21 @@ impl Runner {
         }
         // What it left behind may look ready; it is not what was started.
         process.deadlines.readiness = None;
-        let (id, deaf) = (process.id, process.native.deaf);
-        if let Some(output) = &mut process.output {
-            let tail = output.tail();
-            let inputs = self.context.inputs.clone();
-            let service = self.service.name.clone();
-            drop(tokio::spawn(async move {
+        let deaf = process.native.deaf;
+        let tail = process.output.as_mut().map(output::Output::tail);
+        let inputs = self.context.inputs.clone();
+        let service = self.service.name.clone();
+        drop(tokio::spawn(async move {
+            if let Some(tail) = tail {
                 tail.await;
-                let input = ServiceInput::Process(id, ProcessInput::OutputOver);
-                // The queue is closed only when the supervisor ends.
-                let _ended = inputs.send(Input::Service(service, input)).await;
-            }));
-        }
+            }
+            let input = ServiceInput::Process(id, ProcessInput::OutputOver);
+            // The queue is closed only when the supervisor ends.
+            let _ended = inputs.send(Input::Service(service, input)).await;
+        }));
         if deaf {
             self.heard_its_death(id);
         }
-        true
     }
 
     /// Some orphan was reaped: a generation may have become empty.
@@ -127,7 +136,12 @@ impl Runner {
                     self.explain_lateness(id);
                 }
                 self.feed(id, event);
+                // Nobody tells of the end of processes that are not ours to reap.
+                if event == Life::DrainOver {
+                    self.check_for_empty();
+                }
             }
+            ProcessInput::AdoptedEnded => self.adopted_ended(id),
             ProcessInput::Seen(Seen::Waiting | Seen::Alive) => self.is_ready(id),
             ProcessInput::Seen(Seen::Deaf) => {
                 let text =

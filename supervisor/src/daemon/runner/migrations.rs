@@ -17,7 +17,7 @@ use nix::unistd::pipe2;
 
 use heirloom_handover::fault::{self, Point};
 use heirloom_handover::lifeline::Lifeline;
-use heirloom_handover::message::{self, Order, Report};
+use heirloom_handover::message::{self, Order, Report, Standing};
 use heirloom_handover::way_back::Fate;
 
 use super::Runner;
@@ -29,6 +29,7 @@ use crate::core::transfer::{self, Action, Event, Outcome, Purpose, State};
 use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::memory::size;
 use crate::daemon::process::{Custody, Process, Untold};
+use crate::daemon::record;
 use crate::daemon::timer::Timer;
 
 /// What the pipe is enlarged to: the most an unprivileged process may ask for by default
@@ -60,6 +61,10 @@ pub(crate) struct Migration {
     pub(super) committed_at_usec: Option<u64>,
     /// Whether the old one has said that it knows.
     pub(super) yielded: bool,
+    /// Whether it was begun by a supervisor that is gone.
+    pub(super) inherited: bool,
+    /// What the old one has said to have to do with the state, when it was asked.
+    pub(super) old_stands: Option<Standing>,
     /// Whether the state can go back.
     pub(super) way_back: bool,
     /// What was said of the way back already.
@@ -139,6 +144,32 @@ fn link() -> io::Result<(OwnedFd, OwnedFd)> {
         None,
         SockFlag::SOCK_CLOEXEC,
     )?)
+}
+
+impl Migration {
+    /// One that was under way when its supervisor died.
+    pub(super) fn restore(listed: &record::Migration) -> Self {
+        Self {
+            number: listed.number,
+            old: listed.old,
+            purpose: listed.purpose,
+            state: listed.state,
+            freeze: Duration::from_millis(listed.freeze_ms),
+            frozen: None,
+            verified: (0, 0),
+            committed_at_usec: None,
+            yielded: listed.yielded,
+            way_back: false,
+            early: Vec::new(),
+            inherited: true,
+            old_stands: None,
+            blame: None,
+            remark: None,
+            postponed: None,
+            allowed: 0,
+            deadline: None,
+        }
+    }
 }
 
 impl Runner {
@@ -237,6 +268,8 @@ impl Runner {
             verified: (0, 0),
             committed_at_usec: None,
             yielded: false,
+            inherited: false,
+            old_stands: None,
             way_back: way_back.is_some(),
             early: Vec::new(),
             postponed: None,

@@ -63,6 +63,7 @@ impl Runner {
                 let (moved, cut) = (moved.clone(), *cut);
                 return self.connections_ended(id, moved, cut);
             }
+            Report::Phase { migration, phase } => return self.stands(id, *migration, *phase),
             // Reports that are not known yet.
             _unknown => return self.garbled(id, "a report of another version of the protocol"),
         };
@@ -403,6 +404,7 @@ impl Runner {
         self.reserve_heard_death(id);
         if self.migrations.contains_key(&id) {
             self.transfer(id, transfer::Event::NewDied, None);
+            self.resolve_inherited(id);
         }
         if let Some(new) = self.migration_from(id) {
             // What it said counts before its death does.

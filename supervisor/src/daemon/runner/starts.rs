@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heirloom_handover::fault::{self, Point};
@@ -19,7 +20,7 @@ use crate::config::service::{Ready, Service};
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::{Event, Generation, PlanId, ProcessId};
-use crate::daemon::family::Family;
+use crate::daemon::family::{self, Bond, Family};
 use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::notify_socket::NotifySocket;
@@ -27,7 +28,9 @@ use crate::daemon::output;
 use crate::daemon::plan;
 use crate::daemon::process::{self, Deadlines, Ends, Native, Process};
 use crate::daemon::readiness::{self, Seen};
+use crate::daemon::record::Handle;
 use crate::daemon::timer::Timer;
+use crate::sys::pidfd;
 use crate::sys::spawn::Group;
 
 /// How long a program that somebody has open for writing is tried again, and how often.
@@ -165,6 +168,7 @@ impl Runner {
             generation,
             instance,
         };
+        let rendezvous = self.context.rendezvous();
         fault::reached(Point::Starting);
         let started = process::start(
             &plan,
@@ -172,6 +176,7 @@ impl Runner {
             &listeners,
             &self.store,
             Ends {
+                rendezvous: &rendezvous,
                 notify: &notify,
                 native: theirs,
                 standard,
@@ -198,6 +203,13 @@ impl Runner {
             generation,
             instance,
             group: path.filter(|_| started.outside.is_none()),
+            rendezvous,
+            // It is not reaped before the next turn of the loop, so the pid is its own.
+            start_time: family::stat_of(pid).map_or(0, |stat| stat.started),
+            pidfd: pidfd::open(pid)
+                .ok()
+                .map(|pidfd| (Handle::new(), Arc::new(pidfd))),
+            bond: Bond::Child,
         };
         if let Some(process) = self.processes.get_mut(&id) {
             process.since = time_of_day();

@@ -1,6 +1,7 @@
 //! What clients and signals ask of the supervisor: which services are meant, by which configuration,
 //! and where the answer goes.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -9,6 +10,7 @@ use crate::config::file::{self, Configuration};
 use crate::config::service::Service;
 use crate::config::trust;
 use crate::control::protocol::{Fault, Refusal, Request};
+use crate::daemon::family::Family;
 use crate::daemon::input::{Asked, Awaited};
 use crate::daemon::inspect;
 use crate::daemon::runner::{Runner, Waiter, What};
@@ -21,10 +23,11 @@ impl Supervisor {
             Asked::Status(answer) => {
                 let unmeasured = self.status();
                 let mut status = unmeasured.clone();
-                let groups = self.runners().flat_map(|one| one.groups()).collect();
+                let families = self.runners().flat_map(|runner| runner.families());
+                let families: BTreeMap<i32, Family> = families.collect();
                 let asked = Instant::now();
                 let measuring = tokio::task::spawn_blocking(move || {
-                    inspect::measure(&mut status, &groups, asked);
+                    inspect::measure(&mut status, &families, asked);
                     status
                 });
                 drop(tokio::spawn(async move {
@@ -57,6 +60,9 @@ impl Supervisor {
                         let _gone = answer.send(Err(refusal));
                     }
                 }
+            }
+            Asked::Upgrade { timeout_ms, answer } => {
+                self.upgrade(timeout_ms.map(Duration::from_millis), Some(answer));
             }
             Asked::Stop { timeout_ms, answer } => {
                 self.stop_waiters.push(answer);
@@ -101,6 +107,7 @@ impl Supervisor {
             Request::Status
             | Request::Events { .. }
             | Request::Snapshot { .. }
+            | Request::Upgrade { .. }
             | Request::Stop { .. } => Err(state("this is not a handover".to_owned())),
         }
     }

@@ -21,7 +21,7 @@ use crate::harness::{Events, Setup, Supervisor};
 use crate::native_handovers::NATIVE;
 
 /// State that takes a while to move: 100 MiB, which is a hundred times what a pipe holds.
-const MUCH: &str = "/fill?entries=6400&bytes=16384";
+pub(super) const MUCH: &str = "/fill?entries=6400&bytes=16384";
 
 /// State that takes a moment to move: 32 MiB.
 const SOME: &str = "/fill?entries=2048&bytes=16384";

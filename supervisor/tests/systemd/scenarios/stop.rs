@@ -1,5 +1,8 @@
 //! `systemctl restart`, `systemctl stop` and the end of the supervisor by accident.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use crate::machine::Machine;
 use crate::service::{Service, UNIT};
 use crate::wait::eventually;
@@ -50,14 +53,81 @@ pub(crate) fn stop_leaves_nothing(machine: &Machine) {
     service.get("/version").expect("serves again");
 }
 
-pub(crate) fn crash_of_the_supervisor_is_recovered(machine: &Machine) {
+pub(crate) fn a_supervisor_that_is_killed_costs_no_request(machine: &Machine) {
+    let service = Service::start(machine, "");
+    service.systemctl("reload");
+    let (main_pid, program) = (service.property("MainPID"), serving(service));
+    let asking = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut answers = 0;
+            while asking.load(Ordering::Relaxed) {
+                service.get("/version").map_err(|why| (answers, why))?;
+                answers += 1;
+            }
+            Ok::<u64, (u64, String)>(answers)
+        });
+        kill_main(machine);
+        eventually("another supervisor", || {
+            let next = service.property("MainPID");
+            (next != "0" && next != main_pid).then_some(())
+        });
+        service.await_property("ActiveState", "active");
+        asking.store(false, Ordering::Relaxed);
+        let answers = client.join().expect("no panic");
+        let answers = answers.unwrap_or_else(|why| panic!("{why:?}\n{}", service.story()));
+        assert!(answers > 10, "{answers} answers only");
+    });
+    assert_eq!(service.property("NRestarts"), "1", "{}", service.story());
+    assert_eq!(serving(service), program, "{}", service.story());
+    assert_eq!(service.supervisors().len(), 1, "{}", service.story());
+    assert_eq!(service.status()["supervisor_generation"], 2);
+    // It is a supervisor like any other: it hands over, may die again, and ends everything.
+    service.systemctl("reload");
+    assert_eq!(service.generation(), 3);
+    let program = serving(service);
+    let main_pid = service.property("MainPID");
+    kill_main(machine);
+    eventually("another supervisor", || {
+        let next = service.property("MainPID");
+        (next != "0" && next != main_pid).then_some(())
+    });
+    service.await_property("ActiveState", "active");
+    assert_eq!(serving(service), program, "{}", service.story());
+    service.systemctl("stop");
+    assert_eq!(
+        service.processes(),
+        Vec::<String>::new(),
+        "{}",
+        service.story()
+    );
+    assert!(service.get("/version").is_err(), "the port is free");
+}
+
+pub(crate) fn an_upgrade_keeps_the_main_process(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");
-    let before = service.processes();
-    assert!(
-        before.len() >= 2,
-        "the supervisor and its program: {before:?}"
-    );
+    let program = serving(service);
+    machine.ok(&["heirloom", "upgrade", "--name", "shop"]);
+    service.assert_undisturbed(&main_pid, 1);
+    assert_eq!(service.status()["supervisor_generation"], 2);
+    assert_eq!(serving(service), program);
+    service.systemctl("reload");
+    service.assert_undisturbed(&main_pid, 2);
+    // What systemd keeps is still in order: the next one finds it.
+    kill_main(machine);
+    eventually("another supervisor", || {
+        let next = service.property("MainPID");
+        (next != "0" && next != main_pid).then_some(())
+    });
+    service.await_property("ActiveState", "active");
+    assert_eq!(service.generation(), 2, "{}", service.story());
+    service.systemctl("stop");
+    assert_eq!(service.processes(), Vec::<String>::new());
+}
+
+/// Kills the supervisor and nothing else.
+fn kill_main(machine: &Machine) {
     machine.ok(&[
         "systemctl",
         "kill",
@@ -65,19 +135,17 @@ pub(crate) fn crash_of_the_supervisor_is_recovered(machine: &Machine) {
         "--kill-whom=main",
         UNIT,
     ]);
-    eventually("another supervisor", || {
-        let next = service.property("MainPID");
-        (next != "0" && next != main_pid).then_some(())
-    });
-    service.await_property("ActiveState", "active");
-    service
-        .get("/version")
-        .unwrap_or_else(|reason| panic!("{reason}\n{}", service.story()));
-    assert_eq!(service.property("NRestarts"), "1", "{}", service.story());
-    let after = service.processes();
-    assert!(
-        !before.iter().any(|pid| after.contains(pid)),
-        "{before:?} and {after:?}"
-    );
-    assert_eq!(service.supervisors().len(), 1, "{}", service.story());
+}
+
+/// The generation that serves, and its process.
+fn serving(service: Service<'_>) -> (u64, i64) {
+    eventually("only one generation is left, and serves", || {
+        let status = service.status();
+        let generations = status["services"][0]["generations"].as_array()?.clone();
+        let [only] = &generations[..] else {
+            return None;
+        };
+        (only["phase"] == "serving")
+            .then(|| Some((only["generation"].as_u64()?, only["pid"].as_i64()?)))?
+    })
 }

@@ -4,7 +4,7 @@ use std::{fs::File, os::fd::OwnedFd, sync::mpsc, time::Duration};
 
 use heirloom_handover::{
     fault::{self, Point},
-    message::{Order, Purpose, Reads, Report},
+    message::{Order, Purpose, Reads, Report, Standing},
     source::{Event, State},
 };
 use tokio::sync::oneshot;
@@ -95,6 +95,18 @@ impl Giver {
                 fault::reached(Point::OldRetired);
                 "this generation was told to end".clone_into(&mut self.reason);
                 Some(Event::Retire)
+            }
+            Order::Who => {
+                let phase = match self.state {
+                    State::Freezing | State::Frozen | State::Resolving => Standing::Frozen,
+                    State::Yielded | State::Reserve => Standing::Yielded,
+                    State::Serving | State::Copying | State::Converged | State::Rehearsed => {
+                        Standing::Owning
+                    }
+                };
+                let migration = self.migration;
+                self.keeper.tell(&Report::Phase { migration, phase });
+                None
             }
             Order::Save {
                 migration,

@@ -1,0 +1,152 @@
+//! The supervisor is killed. Its programs serve on, and the next one of the same name takes them over.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{Setup, Supervisor, answer, ask, begun, eventually, get, is_alive};
+use crate::load::{fresh_plan, under, under_load};
+
+/// Kills a supervisor and starts the next one, which must find things as they were.
+fn next(supervisor: &Supervisor) -> Supervisor {
+    let serving = supervisor.serving();
+    supervisor.kill();
+    let next = supervisor.start_again();
+    assert_eq!(next.serving(), serving, "{}", next.log());
+    assert!(!supervisor.path("control.record").exists() || is_alive(next.pid().as_raw()));
+    next
+}
+
+#[test]
+fn under_load_nothing_is_refused_and_the_next_supervisor_goes_on() {
+    let first = Setup::demo().start();
+    let mut last = None;
+    under_load(&first, || {
+        first.reload();
+        let second = next(&first);
+        assert_eq!(second.status()["supervisor_generation"], 2);
+        assert_eq!(second.reload()["from"], 2);
+        let third = next(&second);
+        assert_eq!(third.reload()["outcome"], "committed");
+        last = Some(third);
+    });
+    let mut third = last.unwrap();
+    third.settle();
+    let (_, pid) = third.serving();
+    third.stop();
+    assert!(!is_alive(pid));
+    assert!(!first.path("control.record").exists());
+}
+
+#[test]
+fn a_plain_program_is_taken_over_as_well_and_started_again_when_it_dies() {
+    let first = Setup::server([]).start();
+    let load = fresh_plan(&first);
+    let mut last = None;
+    under(load, &first, || {
+        let second = next(&first);
+        second.reload();
+        last = Some(second);
+    });
+    let mut second = last.unwrap();
+    second.settle();
+    let third = next(&second);
+    let (generation, pid) = third.serving();
+    let mut events = third.events();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    events.wait_for_generation("died", generation);
+    events.wait_for_generation("ready", generation + 1);
+    assert!(get(third.address("http"), "/").contains("generation=3"));
+    let mut third = third;
+    third.settle();
+    third.stop();
+}
+
+#[test]
+fn what_a_program_writes_meanwhile_neither_kills_it_nor_is_lost() {
+    let script = "#!/bin/sh\nwhile :; do echo line; sleep 0.01; done\n";
+    let setup = Setup::program([]).args(["--ready", "after:1ms"]);
+    let writer = setup.script("writer", script);
+    let first = setup
+        .with_program(&[writer.to_str().unwrap().to_owned()])
+        .start();
+    let (_, pid) = first.serving();
+    let lines = |supervisor: &Supervisor| supervisor.log().matches("stdout| line").count();
+    eventually("it has written", || lines(&first) > 3);
+    first.kill();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(is_alive(pid), "SIGPIPE");
+    let before = lines(&first);
+    let second = first.start_again();
+    assert_eq!(second.serving().1, pid);
+    eventually("its output is read again", || lines(&second) > before + 10);
+    second.stop();
+}
+
+#[test]
+fn what_drains_goes_on_draining_and_ends_in_its_time() {
+    let first = Setup::server([]).start();
+    let go = first.path("go");
+    let slow = ask(first.address("http"), &format!("/until/{}", go.display()));
+    begun(&slow);
+    let (_, old) = first.serving();
+    first.reload();
+    let mut second = next(&first);
+    assert!(is_alive(old));
+    fs::write(go, "").unwrap();
+    assert!(answer(slow).contains("generation=1"));
+    second.settle();
+    assert!(!is_alive(old));
+    second.stop();
+}
+
+#[test]
+fn a_changed_configuration_follows_as_a_handover() {
+    let text = "name = \"shop\"\n[service.shop]\ncommand = [\"{dir}/server\", \"--release\", \"1\"]\nlisten = [\"http=tcp:127.0.0.1:0\"]\n";
+    let setup = Setup::configuration(text);
+    setup.script("server", crate::harness::SERVER);
+    let first = setup.start();
+    let address = first.address("http");
+    assert!(get(address, "/").contains("release=1"));
+    first.kill();
+    first.write("heirloom.toml", &text.replace("\"1\"", "\"2\""));
+    let mut second = first.start_again();
+    second.events().wait_for_generation("committed", 2);
+    second.settle();
+    assert!(get(address, "/").contains("release=2"));
+    second.stop();
+}
+
+#[test]
+fn another_living_supervisor_of_the_name_is_refused_and_one_that_upgraded_is_followed() {
+    let first = Setup::demo().start();
+    first.expect(0, ["upgrade"]);
+    let mut refused = first.spawn_again();
+    assert_eq!(refused.wait(), Some(1));
+    assert!(first.log().contains("is running already"));
+    let second = next(&first);
+    assert_eq!(second.status()["supervisor_generation"], 3);
+    second.stop();
+}
+
+#[test]
+fn programs_that_died_meanwhile_are_started_again_and_nonsense_is_not_believed() {
+    let first = Setup::demo().start();
+    let (_, pid) = first.serving();
+    first.kill();
+    // The record is that of a supervisor whose only program has died meanwhile.
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    eventually("it is gone", || !is_alive(pid));
+    let mut second = first.start_again();
+    second.settle();
+    let (_, pid) = second.serving();
+    second.kill();
+    // A record that nobody could have written, or can read, is not believed.
+    fs::write(second.path("control.record"), "nonsense").unwrap();
+    assert!(is_alive(pid));
+    let mut third = second.start_again();
+    third.settle();
+    assert_ne!(third.serving().1, pid);
+    third.stop();
+}
