@@ -46,7 +46,6 @@ pub(crate) struct Footprint {
     /// Processes beside those that serve or are in reserve.
     pub(crate) processes: u64,
     pub(crate) zombies: u64,
-    pub(crate) resident_kib: u64,
 }
 
 /// Why the supervisor did not do what it was asked.
@@ -240,6 +239,15 @@ impl Instance {
         Err(NoReply::BrokenOff("it did not report".to_owned()).into())
     }
 
+    /// Memory it has now.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = resident.and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
+        resident.unwrap_or(0)
+    }
+
     /// What it needs now.
     pub(crate) fn footprint(&self) -> Footprint {
         let pid = self.pid();
@@ -248,15 +256,11 @@ impl Instance {
             .status()
             .map_or(0, |status| at_rest(&status).count() as u64);
         let zombies = children.iter().filter(|child| victim::is_zombie(**child));
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         Footprint {
             descriptors: descriptors as u64,
             processes: (children.len() as u64).saturating_sub(wanted),
             zombies: zombies.count() as u64,
-            resident_kib: resident.unwrap_or(0),
         }
     }
 

@@ -198,7 +198,7 @@ pub(crate) struct Leaks {
     pub(crate) processes: u64,
     /// Processes that have ended and were not reaped.
     pub(crate) zombies: u64,
-    /// Memory of the supervisor, beyond what it may keep of its history.
+    /// By how much the supervisor's memory grew on in the second half, beyond what is usual.
     pub(crate) resident_kib: u64,
 }
 
