@@ -81,6 +81,11 @@ impl Drop for Part {
     }
 }
 
+/// A service whose former generation does not stay in reserve.
+fn alone() -> Setup {
+    Setup::demo().args(["--probation", "0s"])
+}
+
 fn group_of(pid: i32) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
@@ -97,7 +102,7 @@ fn written(supervisor: &Supervisor, name: &str) -> i32 {
 #[test]
 fn each_generation_has_a_group_that_goes_with_it() {
     let part = Part::given("each");
-    let mut supervisor = part.setup(Setup::demo().args(["--instances", "2"])).start();
+    let mut supervisor = part.setup(alone().args(["--instances", "2"])).start();
     let name = "generation-heirloom-demo";
     assert_eq!(
         part.generations(),
@@ -188,10 +193,10 @@ exec {dir}/server
 #[test]
 fn a_group_that_a_dead_supervisor_left_is_not_shared_and_goes_with_what_is_in_it() {
     let part = Part::given("left");
-    let first = part.setup(Setup::demo()).start();
+    let first = part.setup(alone()).start();
     let (_, left) = first.serving();
     kill(first.pid(), Signal::SIGKILL).unwrap();
-    let second = part.setup(Setup::demo()).start();
+    let second = part.setup(alone()).start();
     assert!(group_of(left).ends_with("-1-0"));
     let (_, pid) = second.serving();
     assert!(group_of(pid).ends_with("-1-0.1"), "{}", group_of(pid));
@@ -207,7 +212,7 @@ fn a_group_that_a_dead_supervisor_left_is_not_shared_and_goes_with_what_is_in_it
 #[test]
 fn where_nothing_was_given_nothing_is_made() {
     let part = Part::kept("kept");
-    let mut supervisor = part.setup(Setup::demo()).start();
+    let mut supervisor = part.setup(alone()).start();
     supervisor.reload();
     let status = supervisor.settle();
     assert!(status["services"][0]["generations"][0]["memory_bytes"].is_null());
@@ -220,7 +225,7 @@ fn where_nothing_was_given_nothing_is_made() {
 #[test]
 fn a_group_that_cannot_be_made_costs_no_handover() {
     let part = Part::given("full");
-    let mut supervisor = part.setup(Setup::demo()).start();
+    let mut supervisor = part.setup(alone()).start();
     fs::write(part.0.join("cgroup.max.descendants"), "1").unwrap();
     supervisor.reload();
     let log = supervisor.log();

@@ -267,7 +267,7 @@ pub(crate) struct Supervisor {
 }
 
 /// The variable by which a test's programs are known should their supervisor be gone.
-const MARK: &str = "HEIRLOOM_TEST_DIRECTORY";
+pub(crate) const MARK: &str = "HEIRLOOM_TEST_DIRECTORY";
 
 impl Supervisor {
     pub(crate) fn pid(&self) -> Pid {

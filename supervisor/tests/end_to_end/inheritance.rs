@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::harness::{Setup, Supervisor, eventually};
+use crate::harness::{MARK, Setup, Supervisor, eventually};
 
 /// A program that writes down what it got, as JSON, and then waits on its first listener.
 const WITNESS: &str = r#"
@@ -46,23 +46,24 @@ fn witness(settings: &str) -> Setup {
 
 const HTTP: &str = "listen = [\"http=tcp:127.0.0.1:0\"]\n";
 
-/// The variables of a report that Heirloom sets.
+/// The variables of a report that Heirloom sets; not the mark by which the harness knows a test's programs.
 fn heirlooms(report: &Value) -> BTreeMap<&str, &str> {
     let env = report["env"].as_object().unwrap().iter();
-    env.filter(|(name, _)| {
-        [
-            "LISTEN_",
-            "SERVER_STARTER_",
-            "HEIRLOOM_",
-            "NOTIFY_",
-            "WATCHDOG_",
-            "FDSTORE",
-        ]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
-    })
-    .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
-    .collect()
+    env.filter(|(name, _)| *name != MARK)
+        .filter(|(name, _)| {
+            [
+                "LISTEN_",
+                "SERVER_STARTER_",
+                "HEIRLOOM_",
+                "NOTIFY_",
+                "WATCHDOG_",
+                "FDSTORE",
+            ]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        })
+        .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+        .collect()
 }
 
 #[test]
@@ -82,6 +83,8 @@ fn exactly_the_designed_variables_and_descriptors() {
     let ports = format!("{http}=3;{}=4", supervisor.path("admin.sock").display());
     let notify = report["env"]["NOTIFY_SOCKET"].as_str().unwrap();
     assert!(notify.starts_with('@'), "{notify}");
+    let rendezvous = report["env"]["HEIRLOOM_RENDEZVOUS"].as_str().unwrap();
+    assert!(rendezvous.starts_with("@heirloom-"), "{rendezvous}");
     let expected = BTreeMap::from([
         ("LISTEN_FDS", "2"),
         ("LISTEN_FDNAMES", "http:admin"),
@@ -95,6 +98,7 @@ fn exactly_the_designed_variables_and_descriptors() {
         ("WATCHDOG_USEC", "20000000"),
         ("WATCHDOG_PID", pid.as_str()),
         ("HEIRLOOM_FD", "5"),
+        ("HEIRLOOM_RENDEZVOUS", rendezvous),
     ]);
     assert_eq!(heirlooms(&report), expected);
     assert_eq!(report["env"]["COLOUR"], "blue");
