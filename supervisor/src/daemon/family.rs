@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn fields_are_counted_from_behind_the_name() {
         let stat =
-            parse_stat(b"12 (a) b (c) S 1 34 34 0 -1 6 7 8 9 10 11 12 13 14 15 16 17 777 19")
+            parse_stat(b"12 (a) b (c) S 1 34 34 0 -1 6 7 8 9 10 11 12 13 14 15 16 17 18 777 19")
                 .unwrap();
         assert_eq!(
             stat,
