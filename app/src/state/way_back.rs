@@ -21,6 +21,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -29,7 +30,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use heirloom_handover::{lifeline::Sent, message::Reads, way_back::Fate};
+use heirloom_handover::{
+    lifeline::Sent,
+    message::Reads,
+    way_back::{Fate, Said},
+};
 use heirloom_state_codec::{AtticRecord, Codec, Context, MigrateError, write_entry};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -39,8 +44,12 @@ use nix::{
 use super::{keyed::Value, store::Store, turn::lock};
 use record::{Draft, Fate as Change};
 
-/// How long one change may wait for the reader, once: then there is no way back any more.
+/// How long changes may wait for the reader within [`STALL_WINDOW`], all together: then there is no way back
+/// any more.
 const LONGEST_STALL: Duration = Duration::from_millis(100);
+
+/// After so long what was waited for counts no more.
+const STALL_WINDOW: Duration = Duration::from_secs(1);
 
 /// So many descriptors may travel in one probation: no more than surely fit into the fate's queue beside its
 /// last word.
@@ -54,14 +63,35 @@ pub(crate) type TellLost = Box<dyn Fn(&str) + Send + Sync>;
 
 /// The writing end.
 pub(crate) struct WayBack {
-    /// None once nothing is written any more.
-    pipe: Mutex<Option<File>>,
+    pipe: Mutex<Pipe>,
     fate: Fate,
     open: AtomicBool,
     descriptors: AtomicU32,
     /// The versions in which the generation in reserve reads the stores.
     versions: HashMap<String, u32>,
+    /// All that it can read.
+    reads: Vec<Reads>,
     tell: TellLost,
+}
+
+/// Where changes are written.
+struct Pipe {
+    /// None once nothing is written any more.
+    file: Option<File>,
+    /// How long the reader was waited for since `since`.
+    stalled: Duration,
+    since: Instant,
+}
+
+impl Pipe {
+    /// How long the reader may be waited for now.
+    fn patience(&mut self) -> Duration {
+        if self.since.elapsed() > STALL_WINDOW {
+            self.since = Instant::now();
+            self.stalled = Duration::ZERO;
+        }
+        LONGEST_STALL.saturating_sub(self.stalled)
+    }
 }
 
 impl fmt::Debug for WayBack {
@@ -97,11 +127,16 @@ impl WayBack {
             Some((store.name().to_owned(), newest.version))
         };
         Ok(Self {
-            pipe: Mutex::new(Some(File::from(pipe))),
+            pipe: Mutex::new(Pipe {
+                file: Some(File::from(pipe)),
+                stalled: Duration::ZERO,
+                since: Instant::now(),
+            }),
             fate: Fate::new(fate),
             open: AtomicBool::new(true),
             descriptors: AtomicU32::new(0),
             versions: stores.iter().filter_map(common).collect(),
+            reads: reads.to_vec(),
             tell,
         })
     }
@@ -114,6 +149,20 @@ impl WayBack {
     /// The versions in which the generation in reserve reads the stores.
     pub(crate) fn versions(&self) -> &HashMap<String, u32> {
         &self.versions
+    }
+
+    /// All that the generation in reserve can read.
+    pub(crate) fn reads(&self) -> &[Reads] {
+        &self.reads
+    }
+
+    /// What the other end says, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fate::hear`].
+    pub(crate) fn hear(&self) -> io::Result<Said> {
+        self.fate.hear()
     }
 
     /// Another handle to the fate.
@@ -133,27 +182,38 @@ impl WayBack {
     /// The system's; nothing was offered then.
     pub(crate) fn offer(&self) -> io::Result<Sent> {
         let mut pipe = lock(&self.pipe);
-        if pipe.is_none() {
+        if pipe.file.is_none() {
             return Ok(Sent::Refused);
         }
         let sent = self.fate.offer()?;
-        *pipe = None;
+        pipe.file = None;
         self.open.store(false, Ordering::Relaxed);
         Ok(sent)
     }
 
     /// The other end is closed: there is nothing to say any more.
     pub(crate) fn close(&self) {
-        *lock(&self.pipe) = None;
+        lock(&self.pipe).file = None;
         self.open.store(false, Ordering::Relaxed);
     }
 
-    /// Writes a record whole, or gives the way back up.
-    fn write(&self, bytes: &[u8]) {
+    /// Writes a record whole, behind the descriptors that it speaks of, or gives the way back up.
+    fn write(&self, bytes: &[u8], descriptors: &[OwnedFd]) {
         let mut pipe = lock(&self.pipe);
-        let Some(file) = pipe.as_mut() else { return };
-        let (mut left, mut end) = (bytes, None);
+        if pipe.file.is_none() {
+            return;
+        }
+        for descriptor in descriptors {
+            if let Err(error) = self.fate.send(descriptor.as_fd()) {
+                return self.lose(&mut pipe, &format!("an object could not be sent: {error}"));
+            }
+        }
+        let mut left = bytes;
         while !left.is_empty() {
+            let patience = pipe.patience();
+            let Some(file) = pipe.file.as_mut() else {
+                return;
+            };
             let error = match file.write(left) {
                 Ok(count) => {
                     left = left.get(count..).unwrap_or_default();
@@ -164,22 +224,22 @@ impl WayBack {
             match error.kind() {
                 io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock => {
-                    let end = *end.get_or_insert_with(|| Instant::now() + LONGEST_STALL);
-                    let wait = end.saturating_duration_since(Instant::now());
-                    if wait.is_zero() {
+                    if patience.is_zero() {
                         let reason = format!(
                             "the former generation did not read the changes of this one for {LONGEST_STALL:?}"
                         );
                         return self.lose(&mut pipe, &reason);
                     }
+                    let began = Instant::now();
                     let mut room = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
-                    let wait = PollTimeout::try_from(wait.as_millis() + 1);
+                    let wait = PollTimeout::try_from(patience.as_millis() + 1);
                     // A wait that fails is tried again, for as long as there is time.
                     let _again = poll(&mut room, wait.unwrap_or(PollTimeout::ZERO));
+                    pipe.stalled += began.elapsed();
                 }
                 // The other one has stood down, or is dead; the supervisor knows.
                 io::ErrorKind::BrokenPipe => {
-                    *pipe = None;
+                    pipe.file = None;
                     return self.open.store(false, Ordering::Relaxed);
                 }
                 _other => {
@@ -193,28 +253,33 @@ impl WayBack {
     /// There is no way back any more.
     pub(crate) fn give_up(&self, reason: &str) {
         let mut pipe = lock(&self.pipe);
-        if pipe.is_some() {
+        if pipe.file.is_some() {
             self.lose(&mut pipe, reason);
         }
     }
 
     /// The word comes before the end of the pipe, and both before whoever made the change goes on.
-    fn lose(&self, pipe: &mut Option<File>, reason: &str) {
-        let end = Instant::now() + LAST_WORD_LIMIT;
-        while let Err(error) = self.fate.lose(reason) {
-            if Instant::now() >= end {
-                tracing::error!(%error, "the former generation cannot be told that it lacks a change");
-                break;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        *pipe = None;
+    fn lose(&self, pipe: &mut Pipe, reason: &str) {
+        say_lost(&self.fate, reason);
+        pipe.file = None;
         self.open.store(false, Ordering::Relaxed);
         tracing::warn!(
             reason,
             "there is no way back to the former generation any more"
         );
         (self.tell)(reason);
+    }
+}
+
+/// Says that the former generation is not to own the state, whatever becomes of this one.
+pub(crate) fn say_lost(fate: &Fate, reason: &str) {
+    let end = Instant::now() + LAST_WORD_LIMIT;
+    while let Err(error) = fate.lose(reason) {
+        if Instant::now() >= end {
+            tracing::error!(%error, "the former generation cannot be told that it lacks a change");
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -230,6 +295,8 @@ impl AsFd for WayBack {
 pub(crate) struct Record {
     way: Arc<WayBack>,
     draft: Draft,
+    /// Those of the objects in it.
+    descriptors: Vec<OwnedFd>,
     broken: Option<String>,
 }
 
@@ -238,6 +305,7 @@ impl Record {
         Self {
             way,
             draft: Draft::default(),
+            descriptors: Vec::new(),
             broken: None,
         }
     }
@@ -253,7 +321,9 @@ impl Record {
         let Some(version) = self.way.versions.get(store).copied() else {
             return;
         };
-        let added = key().and_then(|key| {
+        // What the app's own code does here must not tear the change it speaks of.
+        let add = || -> Result<(), MigrateError> {
+            let key = key()?;
             let Some((value, stored)) = value else {
                 self.draft
                     .add(store, version, &key, entry_version, Change::Remove);
@@ -272,11 +342,13 @@ impl Record {
             };
             self.draft.add(store, version, &key, entry_version, put);
             Ok(())
-        });
-        if let Err(error) = added {
-            let reason = format!("{store}: {error}");
-            self.broken.get_or_insert(reason);
-        }
+        };
+        let broken = match catch_unwind(AssertUnwindSafe(add)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => format!("{store}: {error}"),
+            Err(_panic) => format!("{store}: a step down, or a codec, panicked"),
+        };
+        self.broken.get_or_insert(broken);
     }
 
     /// Adds that an object in a memory file was made, or has gone.
@@ -290,20 +362,19 @@ impl Record {
                 .add(store, version, name.as_bytes(), 0, Change::Remove);
         };
         let before = self.way.descriptors.fetch_add(1, Ordering::Relaxed);
-        let sent = if before < DESCRIPTORS_MAX {
-            self.way
-                .fate
-                .send(descriptor)
+        let kept = if before < DESCRIPTORS_MAX {
+            descriptor
+                .try_clone_to_owned()
                 .map_err(|error| error.to_string())
         } else {
             Err(format!("more than {DESCRIPTORS_MAX} objects were made"))
         };
-        match sent {
-            Ok(()) => {
+        match kept {
+            Ok(descriptor) => {
+                self.descriptors.push(descriptor);
                 let object = Change::Object { bytes };
                 self.draft.add(store, version, name.as_bytes(), 0, object);
             }
-            // Whoever would have received it is gone, which the pipe tells as well.
             Err(reason) => {
                 self.broken
                     .get_or_insert_with(|| format!("{store}: {reason}"));
@@ -313,7 +384,12 @@ impl Record {
 
     /// Writes it. To be called under the locks under which the changes were made.
     pub(crate) fn write(self) {
-        let Self { way, draft, broken } = self;
+        let Self {
+            way,
+            draft,
+            descriptors,
+            broken,
+        } = self;
         if let Some(reason) = broken {
             return way.give_up(&format!(
                 "a change cannot be written for the former generation: {reason}"
@@ -321,7 +397,7 @@ impl Record {
         }
         match draft.finish() {
             Ok(None) => {}
-            Ok(Some(bytes)) => way.write(&bytes),
+            Ok(Some(bytes)) => way.write(&bytes, &descriptors),
             Err(reason) => way.give_up(reason),
         }
     }

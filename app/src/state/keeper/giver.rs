@@ -36,7 +36,10 @@ use crate::{
         giving::{Broken, Giving, Went},
         link::Link,
         turn::lock,
-        way_back::following::{Ends, Following},
+        way_back::{
+            following::{Ends, Following},
+            say_lost,
+        },
     },
 };
 
@@ -388,7 +391,10 @@ impl Giver {
                 fault::reached(Point::OldResolving);
                 let giving = self.giving.as_ref().map(|giving| &giving.lifeline);
                 let offered = || self.offered.as_ref().map(|offered| &offered.lifeline);
-                let lifeline = giving.or_else(offered)?;
+                let Some(lifeline) = giving.or_else(offered) else {
+                    // Nothing was offered to anybody.
+                    return Some(Event::ResolvedOurs);
+                };
                 Some(match lifeline.resolve() {
                     Ok(true) => Event::ResolvedTheirs,
                     Ok(false) => Event::ResolvedOurs,
@@ -400,6 +406,10 @@ impl Giver {
                 })
             }
             Action::Thaw => {
+                // Before anything changes here that the one in reserve lacks.
+                if let Some(offered) = self.offered.take() {
+                    say_lost(&offered.fate, "the offer was taken back");
+                }
                 self.frozen_at = None;
                 self.keeper.core.gate.return_here();
                 self.keeper.drain.phases().begin(Phase::Serving);
@@ -459,14 +469,7 @@ impl Giver {
     /// open.
     fn end_copy(&mut self) {
         let giving = self.giving.take().map(|giving| giving.lifeline);
-        let offered = self.offered.take().map(|offered| {
-            if self.state != State::Yielded
-                && let Err(error) = offered.fate.lose("the offer was taken back")
-            {
-                tracing::error!(%error, "the former generation cannot be told that it owns nothing");
-            }
-            offered.lifeline
-        });
+        let offered = self.offered.take().map(|offered| offered.lifeline);
         self.lifeline = giving.or(offered);
         if self.state != State::Yielded {
             self.lifeline = None;

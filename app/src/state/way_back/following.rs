@@ -31,6 +31,9 @@ use crate::state::{
 /// What is read at a time: as much as the pipe holds mostly.
 const READ_BYTES: usize = 256 * 1024;
 
+/// After so much the supervisor is heard before more is read.
+const TURN_BYTES: usize = 1024 * 1024;
+
 /// What the way back came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -188,9 +191,10 @@ impl Following {
         }
     }
 
-    /// Reads the pipe until nothing is there, and applies what is complete.
+    /// Reads the pipe until nothing is there, or a turn's worth, and applies what is complete.
     fn read_records(&mut self) -> Option<Event> {
-        while !self.records_ended {
+        let mut turn = 0;
+        while !self.records_ended && turn < TURN_BYTES {
             let held = self.buffer.len();
             self.buffer.resize(held + READ_BYTES, 0);
             let read = self.pipe.read(&mut self.buffer[held..]);
@@ -202,7 +206,8 @@ impl Following {
                     self.records_ended = true;
                     return Some(Event::RecordsEnd);
                 }
-                Ok(_) => {
+                Ok(count) => {
+                    turn += count;
                     if let Err(reason) = self.apply() {
                         return Some(self.unusable(&reason));
                     }

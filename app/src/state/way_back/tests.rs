@@ -285,6 +285,7 @@ fn dies_behind(bytes: &[u8]) -> (Outcome, Option<Thing1>) {
         .pipe
         .lock()
         .unwrap()
+        .file
         .as_mut()
         .unwrap()
         .write_all(bytes)
@@ -317,7 +318,7 @@ fn a_reader_that_does_not_keep_up_is_given_up_and_told_before_the_change_returns
     let mut way = way(&from.state, &to.state);
     {
         let pipe = way.way.pipe.lock().unwrap();
-        fcntl(pipe.as_ref().unwrap(), FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+        fcntl(pipe.file.as_ref().unwrap(), FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     }
     for key in 0..1000 {
         now(from.map.insert(key, thing1(1))).unwrap();

@@ -113,6 +113,18 @@ impl Runner {
                 self.feed(id, Life::Retire);
             }
             (Standing::Yielded, _) => self.yielded(id, migration),
+            // It has taken its state back while nobody was there to hear of it, and another one was or will be
+            // started in its place: two must not own a state.
+            (Standing::Owning, _) if process.phase == Phase::Reserve => {
+                let generation = process.generation;
+                tracing::error!(
+                    service = self.service.name,
+                    generation,
+                    "it owns the state of a generation that died while there was no supervisor; it is told to end, and \
+                     the state with it"
+                );
+                self.feed(id, Life::Retire);
+            }
             (_, _) if leaving => {}
             (Standing::Greeting, Custody::Unasked | Custody::Waiting) => self.welcome(id),
             (

@@ -10,7 +10,7 @@ use heirloom_handover::{
     lifeline::Sent,
     message::Report,
     source::{Event, State},
-    way_back::{Fate, Said},
+    way_back::Said,
 };
 
 use super::{Giver, Offered};
@@ -123,6 +123,7 @@ impl Giver {
         };
         self.link = Some(back.link);
         self.versions.clone_from(way.versions());
+        way.reads().clone_into(&mut self.reads);
         let offered = way.fate().and_then(|fate| {
             let lifeline = fate.try_clone()?.into_lifeline();
             self.offered = Some(Offered { lifeline, fate });
@@ -148,13 +149,14 @@ impl Giver {
         let Some(way) = way.filter(|_| self.offered.is_none()) else {
             return;
         };
-        match way.fate().and_then(|fate| Fate::hear(&fate)) {
-            Ok(Said::Nothing) => {}
-            Ok(_) | Err(_) => {
-                way.close();
-                self.keeper.way_back = None;
-            }
+        match way.hear() {
+            Ok(Said::Nothing) => return,
+            Ok(Said::Closed) => way.close(),
+            // It may be alive, and must not take the end of the records for a death.
+            Ok(_) => way.give_up("the former generation spoke out of turn"),
+            Err(error) => way.give_up(&format!("the former generation cannot be heard: {error}")),
         }
+        self.keeper.way_back = None;
     }
 
     pub(super) fn refuse_to_return(&self, migration: u64, reason: &str) {
