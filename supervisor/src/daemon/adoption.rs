@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use heirloom_handover::rendezvous;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::family;
@@ -143,10 +143,9 @@ pub(crate) fn end_strays(lineage: &str, known: &BTreeSet<String>) {
         if strays.is_empty() || Instant::now() >= deadline {
             return;
         }
-        for pid in strays {
+        for (pid, started) in strays {
             tracing::warn!("process {pid}, which nobody can take over, is killed");
-            // It may have ended since it was listed.
-            let _ended = kill(pid, Signal::SIGKILL);
+            family::signal_stranger(pid, started, Signal::SIGKILL);
         }
         std::thread::sleep(MEET_EVERY);
     }
