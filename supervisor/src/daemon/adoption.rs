@@ -153,7 +153,8 @@ pub(crate) fn end_strays(lineage: &str, known: &BTreeSet<String>) {
 
 struct Search {
     found: Found,
-    living: Vec<(Pid, OwnedFd)>,
+    /// With a descriptor for each that one could be had for.
+    living: Vec<(Pid, Option<OwnedFd>)>,
     /// Why a process could not be looked into.
     denied: Option<(Pid, io::Error)>,
 }
@@ -167,8 +168,15 @@ impl Search {
                 family::stat_of(pid)
                     .is_some_and(|stat| !stat.is_dead() && stat.started == running.start_time)
             };
-            let Ok(pidfd) = pidfd::open(pid) else {
-                continue;
+            let pidfd = match pidfd::open(pid) {
+                Ok(pidfd) => Some(pidfd),
+                // There is no such process.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+                // That there is no descriptor for it says nothing of whether it lives.
+                Err(error) => {
+                    self.denied = Some((pid, error));
+                    None
+                }
             };
             // Looked at with the descriptor in hand: now the number cannot become another's.
             if !is_it() {
@@ -176,7 +184,7 @@ impl Search {
             }
             if let Some(handle) = running.pidfd
                 && !self.found.has(handle)
-                && let Ok(duplicate) = pidfd.try_clone()
+                && let Some(Ok(duplicate)) = pidfd.as_ref().map(OwnedFd::try_clone)
             {
                 self.found.insert(handle, duplicate);
             }
@@ -191,6 +199,7 @@ impl Search {
                 continue;
             }
             for (pid, pidfd) in &self.living {
+                let Some(pidfd) = pidfd else { continue };
                 match take_socket(*pid, pidfd, listener.inode) {
                     Ok(Some(fd)) => {
                         self.found.insert(listener.handle, fd);
