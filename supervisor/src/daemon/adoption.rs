@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use super::family;
 use super::notify_socket;
+use super::output::inode_of;
 use super::readiness::socket_inode;
 use super::record::{self, Handle, Running, handles::Found, slots};
 use crate::sys::pidfd;
@@ -242,9 +243,11 @@ impl Search {
                 continue;
             }
             if let Some(output) = &running.output {
-                for (number, handle) in [(1, output.stdout), (2, output.stderr)] {
+                let [stdout, stderr] = output.pipes;
+                let streams = [(1, output.stdout, stdout), (2, output.stderr, stderr)];
+                for (number, handle, inode) in streams {
                     if !self.found.has(handle)
-                        && let Some(fd) = read_end(pid, number)
+                        && let Some(fd) = read_end(pid, number, inode)
                     {
                         self.found.insert(handle, fd);
                     }
@@ -308,16 +311,42 @@ fn take_socket(pid: Pid, pidfd: &OwnedFd, inode: u64) -> io::Result<Option<Owned
     Ok(None)
 }
 
-/// The reading end of the pipe that a process writes this output to.
-fn read_end(pid: Pid, number: u32) -> Option<OwnedFd> {
+/// The reading end of the pipe of this inode, if that is what a process writes this output to: another pipe
+/// there is the program's own.
+fn read_end(pid: Pid, number: u32, inode: u64) -> Option<OwnedFd> {
     let path = format!("/proc/{pid}/fd/{number}");
     let target = std::fs::read_link(&path).ok()?;
-    if !target.to_string_lossy().starts_with("pipe:") {
+    if target.to_str()? != format!("pipe:[{inode}]") {
         return None;
     }
     let end = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path);
-    end.ok().map(OwnedFd::from)
+    let end = OwnedFd::from(end.ok()?);
+    // It may have been replaced in between.
+    (inode_of(end.as_fd()) == inode).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn of_the_pipes_of_a_program_only_the_supervisors_is_read() {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let inode = inode_of(child.stdout.as_ref().unwrap().as_fd());
+        assert!(read_end(pid, 1, inode).is_some());
+        assert!(read_end(pid, 1, inode + 1).is_none());
+        // Its input is a pipe as well.
+        assert!(read_end(pid, 0, inode).is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

@@ -246,6 +246,8 @@ pub(crate) struct Running {
 pub(crate) struct Output {
     pub(crate) stdout: Handle,
     pub(crate) stderr: Handle,
+    /// By these inodes the two pipes are known.
+    pub(crate) pipes: [u64; 2],
     /// The last lines of the error output.
     pub(crate) kept: Vec<String>,
     /// What was read of lines that have not ended; only for a successor in place.
