@@ -165,10 +165,6 @@ impl Search {
     fn processes(&mut self, record: &record::Supervisor) {
         for running in processes(record).filter(|running| !running.reaped) {
             let pid = Pid::from_raw(running.pid);
-            let is_it = || {
-                family::stat_of(pid)
-                    .is_some_and(|stat| !stat.is_dead() && stat.started == running.start_time)
-            };
             let pidfd = match pidfd::open(pid) {
                 Ok(pidfd) => Some(pidfd),
                 // There is no such process.
@@ -180,7 +176,7 @@ impl Search {
                 }
             };
             // Looked at with the descriptor in hand: now the number cannot become another's.
-            if !is_it() {
+            if !family::is_alive(running) {
                 continue;
             }
             if let Some(handle) = running.pidfd

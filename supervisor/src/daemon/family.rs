@@ -26,7 +26,7 @@ use heirloom_handover::environment::{
     HEIRLOOM_GENERATION, HEIRLOOM_INSTANCE, HEIRLOOM_RENDEZVOUS, HEIRLOOM_SERVICE,
 };
 
-use super::record::Handle;
+use super::record::{Handle, Running};
 use crate::sys::pidfd;
 
 use super::control_groups;
@@ -68,12 +68,6 @@ pub(super) struct Stat {
     dead: bool,
     /// When it was started, in clock ticks since the machine was.
     pub(super) started: u64,
-}
-
-impl Stat {
-    pub(super) fn is_dead(self) -> bool {
-        self.dead
-    }
 }
 
 impl Family {
@@ -315,6 +309,12 @@ pub(super) fn with_rendezvous(prefix: &str, known: &BTreeSet<String>) -> Vec<(Pi
 /// What the system says of a process.
 pub(super) fn stat_of(pid: Pid) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Whether the very process of a record has not ended.
+pub(super) fn is_alive(running: &Running) -> bool {
+    stat_of(Pid::from_raw(running.pid))
+        .is_some_and(|stat| !stat.dead && stat.started == running.start_time)
 }
 
 /// Every living process below `root`, except those in `spared` and what is below them.

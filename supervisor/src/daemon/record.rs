@@ -181,6 +181,8 @@ pub(crate) enum Content {
     /// A copy that was held to a hash or signature.
     PinnedBinary(Handle),
     PinnedScript(Handle),
+    /// It is not to be had any more: why.
+    Lost(String),
 }
 
 /// What a file was like when it was checked.

@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use super::Runner;
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
-use crate::core::service::{Event, ProcessId};
+use crate::core::service::ProcessId;
 use crate::core::transfer::{self, State};
 use crate::daemon::family::Bond;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
@@ -64,13 +64,6 @@ impl Runner {
     pub(super) fn adopted_ended(&mut self, id: ProcessId) {
         let how = "ended (how is not known: it was started by a former supervisor)";
         self.process_ended(id, how, false);
-    }
-
-    /// A process of the record could not be taken over: for the machine it has failed.
-    pub(super) fn lost(&mut self, id: ProcessId) {
-        self.drive(Event::Died(id));
-        self.drive(Event::FailedToStart(id));
-        self.drive(Event::Gone(id));
     }
 
     /// Asks a process that was taken over what it has to do with the state.
