@@ -66,6 +66,7 @@ pub(crate) fn left_behind(
     boot: &str,
     from_store: FromStore,
 ) -> Result<Option<Left>, String> {
+    let from_systemd = from_store.record.is_some();
     let file = match from_store.record {
         Some(file) => Some(File::from(file)),
         None => slots::open(path).unwrap_or_else(|error| {
@@ -86,7 +87,10 @@ pub(crate) fn left_behind(
             ));
         }
     };
-    if record.boot != boot || record.name != name {
+    // Where the run of the machine cannot be told, as under ProcSubset=pid, the numbers of processes may be
+    // of another one; what systemd keeps is of this one.
+    let known_run = !record.boot.is_empty() && !boot.is_empty();
+    if (known_run && record.boot != boot) || record.name != name {
         return Ok(None);
     }
     Handle::begin_after(record.last_handle);
@@ -101,6 +105,7 @@ pub(crate) fn left_behind(
         found: from_store.found,
         living: Vec::new(),
         denied: None,
+        numbers_hold: known_run || from_systemd,
     };
     search.processes(&record);
     if search.living.is_empty() {
@@ -156,6 +161,8 @@ struct Search {
     found: Found,
     /// With a descriptor for each that one could be had for.
     living: Vec<(Pid, Option<OwnedFd>)>,
+    /// Whether a number and a start time tell a process; otherwise it must have its rendezvous too.
+    numbers_hold: bool,
     /// Why a process could not be looked into.
     denied: Option<(Pid, io::Error)>,
 }
@@ -177,6 +184,9 @@ impl Search {
             };
             // Looked at with the descriptor in hand: now the number cannot become another's.
             if !family::is_alive(running) {
+                continue;
+            }
+            if !self.numbers_hold && !family::has_rendezvous(pid, &running.rendezvous) {
                 continue;
             }
             if let Some(handle) = running.pidfd

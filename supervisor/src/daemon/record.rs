@@ -60,7 +60,8 @@ pub(crate) struct Supervisor {
     pub(crate) generation: u64,
     /// What marks the processes of this supervisor and of those it follows.
     pub(crate) lineage: String,
-    /// The run of the machine in which the pids and points of time below mean something.
+    /// The run of the machine in which the pids and points of time below mean something; empty if it is not
+    /// known.
     pub(crate) boot: String,
     /// The path it was started by.
     pub(crate) program: Option<PathBuf>,

@@ -111,7 +111,7 @@ pub(super) fn new_lineage() -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// What tells one run of the machine from another.
+/// What tells one run of the machine from another; empty where the system hides that.
 pub(super) fn boot() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     read.map(|text| text.trim().to_owned()).unwrap_or_default()
