@@ -93,6 +93,7 @@ pub(crate) fn left_behind(
     if (known_run && record.boot != boot) || record.name != name {
         return Ok(None);
     }
+    await_end(&record)?;
     Handle::begin_after(record.last_handle);
     if record.stopping {
         tracing::warn!(
@@ -121,6 +122,26 @@ pub(crate) fn left_behind(
         file,
         found,
     }))
+}
+
+/// Waits until the writer of a record is gone for good: its sockets are closed before it has ended.
+///
+/// # Errors
+///
+/// It lives, though its control socket does not answer.
+fn await_end(record: &record::Supervisor) -> Result<(), String> {
+    let deadline = Instant::now() + LONGEST_END;
+    let (pid, _) = record.process;
+    while record.process != family::own() && family::still_runs(record.process) {
+        if Instant::now() >= deadline {
+            return Err(format!(
+                "a supervisor named {} is running already (process {pid}), though its control socket was removed; it was left alone; end it with SIGTERM, or kill it and start this again to take its programs over",
+                record.name
+            ));
+        }
+        std::thread::sleep(MEET_EVERY);
+    }
+    Ok(())
 }
 
 /// Every process of a record.

@@ -313,8 +313,18 @@ pub(super) fn stat_of(pid: Pid) -> Option<Stat> {
 
 /// Whether the very process of a record has not ended.
 pub(super) fn is_alive(running: &Running) -> bool {
-    stat_of(Pid::from_raw(running.pid))
-        .is_some_and(|stat| !stat.dead && stat.started == running.start_time)
+    still_runs((running.pid, running.start_time))
+}
+
+/// Whether the process of this number that was started then has not ended.
+pub(super) fn still_runs((pid, started): (i32, u64)) -> bool {
+    stat_of(Pid::from_raw(pid)).is_some_and(|stat| !stat.dead && stat.started == started)
+}
+
+/// The number of this process, and when it was started.
+pub(super) fn own() -> (i32, u64) {
+    let pid = getpid();
+    (pid.as_raw(), stat_of(pid).map_or(0, |stat| stat.started))
 }
 
 /// Every living process below `root`, except those in `spared` and what is below them.

@@ -58,6 +58,9 @@ pub(crate) struct Supervisor {
     pub(crate) name: String,
     /// How often the supervisor has replaced itself, from 1.
     pub(crate) generation: u64,
+    /// Its process, which stays the same when it replaces itself, and when that was started, in clock ticks
+    /// since the machine was.
+    pub(crate) process: (i32, u64),
     /// What marks the processes of this supervisor and of those it follows.
     pub(crate) lineage: String,
     /// The run of the machine in which the pids and points of time below mean something; empty if it is not

@@ -15,7 +15,7 @@ use super::{Stage, Supervisor};
 use crate::config::file::Configuration;
 use crate::control::protocol::{Fault, Refusal};
 use crate::daemon::adoption;
-use crate::daemon::family::Bond;
+use crate::daemon::family::{self, Bond};
 use crate::daemon::input::Input;
 use crate::daemon::listeners::Returning;
 use crate::daemon::record::handles::{Found, Purpose};
@@ -127,6 +127,7 @@ impl Supervisor {
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.name.clone(),
             generation: self.generation,
+            process: family::own(),
             lineage: self.context.lineage.to_string(),
             boot: boot(),
             program: self.program.clone(),
