@@ -108,7 +108,9 @@ pub(crate) fn left_behind(
         denied: None,
         numbers_hold: known_run || from_systemd,
     };
-    search.processes(&record);
+    for running in processes(&record).filter(|running| !running.reaped) {
+        search.process(running);
+    }
     if search.living.is_empty() {
         end_strays(&record.lineage, &BTreeSet::new());
         return Ok(None);
@@ -189,35 +191,33 @@ struct Search {
 }
 
 impl Search {
-    /// Which processes live, and are those that the record means.
-    fn processes(&mut self, record: &record::Supervisor) {
-        for running in processes(record).filter(|running| !running.reaped) {
-            let pid = Pid::from_raw(running.pid);
-            let pidfd = match pidfd::open(pid) {
-                Ok(pidfd) => Some(pidfd),
-                // There is no such process.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
-                // That there is no descriptor for it says nothing of whether it lives.
-                Err(error) => {
-                    self.denied = Some((pid, error));
-                    None
-                }
-            };
-            // Looked at with the descriptor in hand: now the number cannot become another's.
-            if !family::is_alive(running) {
-                continue;
+    /// Whether a process lives, and is the one that the record means.
+    fn process(&mut self, running: &Running) {
+        let pid = Pid::from_raw(running.pid);
+        let pidfd = match pidfd::open(pid) {
+            Ok(pidfd) => Some(pidfd),
+            // There is no such process.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return,
+            // That there is no descriptor for it says nothing of whether it lives.
+            Err(error) => {
+                self.denied = Some((pid, error));
+                None
             }
-            if !self.numbers_hold && !family::has_rendezvous(pid, &running.rendezvous) {
-                continue;
-            }
-            if let Some(handle) = running.pidfd
-                && !self.found.has(handle)
-                && let Some(Ok(duplicate)) = pidfd.as_ref().map(OwnedFd::try_clone)
-            {
-                self.found.insert(handle, duplicate);
-            }
-            self.living.push((pid, pidfd));
+        };
+        // Looked at with the descriptor in hand: now the number cannot become another's.
+        if !family::is_alive(running) {
+            return;
         }
+        if !self.numbers_hold && !family::has_rendezvous(pid, &running.rendezvous) {
+            return;
+        }
+        if let Some(handle) = running.pidfd
+            && !self.found.has(handle)
+            && let Some(Ok(duplicate)) = pidfd.as_ref().map(OwnedFd::try_clone)
+        {
+            self.found.insert(handle, duplicate);
+        }
+        self.living.push((pid, pidfd));
     }
 
     /// Takes listeners that nobody kept from the processes that have them.
@@ -359,6 +359,44 @@ fn read_end(pid: Pid, number: u32, inode: u64) -> Option<OwnedFd> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn where_numbers_may_be_of_another_run_a_process_must_have_its_rendezvous() {
+        let mut child = Command::new("cat")
+            .env("HEIRLOOM_RENDEZVOUS", "@heirloom-of-a-test")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id().cast_signed();
+        let start_time = family::stat_of(Pid::from_raw(pid)).unwrap().started;
+        let living = |rendezvous: &str, start_time: u64, numbers_hold: bool| {
+            let mut search = Search {
+                found: Found::default(),
+                living: Vec::new(),
+                numbers_hold,
+                denied: None,
+            };
+            search.process(&Running {
+                pid,
+                start_time,
+                reaped: false,
+                pidfd: None,
+                child: true,
+                notify: None,
+                native: None,
+                rendezvous: rendezvous.to_owned(),
+                group: None,
+                output: None,
+            });
+            search.living.len()
+        };
+        assert_eq!(living("@heirloom-of-a-test", start_time, false), 1);
+        assert_eq!(living("@heirloom-of-another", start_time, false), 0);
+        assert_eq!(living("@heirloom-of-another", start_time, true), 1);
+        assert_eq!(living("@heirloom-of-a-test", start_time + 1, true), 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn of_the_pipes_of_a_program_only_the_supervisors_is_read() {

@@ -85,6 +85,29 @@ fn what_a_program_writes_meanwhile_neither_kills_it_nor_is_lost() {
 }
 
 #[test]
+fn a_low_limit_on_open_files_costs_no_program_its_life() {
+    let setup = Setup::program([])
+        .launcher(["prlimit", "--nofile=24:4096"])
+        .args(["--ready", "after:1ms", "--instances", "9"]);
+    let sleeper = setup.script("sleeper", "#!/bin/sh\nexec tail -f /dev/null\n");
+    let mut first = setup
+        .with_program(&[sleeper.to_str().unwrap().to_owned()])
+        .start();
+    first.settle();
+    let pids = |supervisor: &Supervisor| -> Vec<i64> {
+        let service = supervisor.service();
+        let generations = service["generations"].as_array().unwrap().iter();
+        generations.filter_map(|one| one["pid"].as_i64()).collect()
+    };
+    let before = pids(&first);
+    assert_eq!(before.len(), 9);
+    first.kill();
+    let second = first.start_again();
+    assert_eq!(pids(&second), before, "{}", second.log());
+    second.stop();
+}
+
+#[test]
 fn what_drains_goes_on_draining_and_ends_in_its_time() {
     let first = Setup::server([]).start();
     let go = first.path("go");
