@@ -13,11 +13,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use heirloom_handover::rendezvous;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::family;
 use super::notify_socket;
+use super::output::inode_of;
 use super::readiness::socket_inode;
 use super::record::{self, Handle, Running, handles::Found, slots};
 use crate::sys::pidfd;
@@ -65,6 +66,7 @@ pub(crate) fn left_behind(
     boot: &str,
     from_store: FromStore,
 ) -> Result<Option<Left>, String> {
+    let from_systemd = from_store.record.is_some();
     let file = match from_store.record {
         Some(file) => Some(File::from(file)),
         None => slots::open(path).unwrap_or_else(|error| {
@@ -85,9 +87,13 @@ pub(crate) fn left_behind(
             ));
         }
     };
-    if record.boot != boot || record.name != name {
+    // Where the run of the machine cannot be told, as under ProcSubset=pid, the numbers of processes may be
+    // of another one; what systemd keeps is of this one.
+    let known_run = !record.boot.is_empty() && !boot.is_empty();
+    if (known_run && record.boot != boot) || record.name != name {
         return Ok(None);
     }
+    await_end(&record)?;
     Handle::begin_after(record.last_handle);
     if record.stopping {
         tracing::warn!(
@@ -100,8 +106,11 @@ pub(crate) fn left_behind(
         found: from_store.found,
         living: Vec::new(),
         denied: None,
+        numbers_hold: known_run || from_systemd,
     };
-    search.processes(&record);
+    for running in processes(&record).filter(|running| !running.reaped) {
+        search.process(running);
+    }
     if search.living.is_empty() {
         end_strays(&record.lineage, &BTreeSet::new());
         return Ok(None);
@@ -115,6 +124,26 @@ pub(crate) fn left_behind(
         file,
         found,
     }))
+}
+
+/// Waits until the writer of a record is gone for good: its sockets are closed before it has ended.
+///
+/// # Errors
+///
+/// It lives, though its control socket does not answer.
+fn await_end(record: &record::Supervisor) -> Result<(), String> {
+    let deadline = Instant::now() + LONGEST_END;
+    let (pid, _) = record.process;
+    while record.process != family::own() && family::still_runs(record.process) {
+        if Instant::now() >= deadline {
+            return Err(format!(
+                "a supervisor named {} is running already (process {pid}), though its control socket was removed; it was left alone; end it with SIGTERM, or kill it and start this again to take its programs over",
+                record.name
+            ));
+        }
+        std::thread::sleep(MEET_EVERY);
+    }
+    Ok(())
 }
 
 /// Every process of a record.
@@ -143,10 +172,9 @@ pub(crate) fn end_strays(lineage: &str, known: &BTreeSet<String>) {
         if strays.is_empty() || Instant::now() >= deadline {
             return;
         }
-        for pid in strays {
+        for (pid, started) in strays {
             tracing::warn!("process {pid}, which nobody can take over, is killed");
-            // It may have ended since it was listed.
-            let _ended = kill(pid, Signal::SIGKILL);
+            family::signal_stranger(pid, started, Signal::SIGKILL);
         }
         std::thread::sleep(MEET_EVERY);
     }
@@ -154,35 +182,42 @@ pub(crate) fn end_strays(lineage: &str, known: &BTreeSet<String>) {
 
 struct Search {
     found: Found,
-    living: Vec<(Pid, OwnedFd)>,
+    /// With a descriptor for each that one could be had for.
+    living: Vec<(Pid, Option<OwnedFd>)>,
+    /// Whether a number and a start time tell a process; otherwise it must have its rendezvous too.
+    numbers_hold: bool,
     /// Why a process could not be looked into.
     denied: Option<(Pid, io::Error)>,
 }
 
 impl Search {
-    /// Which processes live, and are those that the record means.
-    fn processes(&mut self, record: &record::Supervisor) {
-        for running in processes(record).filter(|running| !running.reaped) {
-            let pid = Pid::from_raw(running.pid);
-            let is_it = || {
-                family::stat_of(pid)
-                    .is_some_and(|stat| !stat.is_dead() && stat.started == running.start_time)
-            };
-            let Ok(pidfd) = pidfd::open(pid) else {
-                continue;
-            };
-            // Looked at with the descriptor in hand: now the number cannot become another's.
-            if !is_it() {
-                continue;
+    /// Whether a process lives, and is the one that the record means.
+    fn process(&mut self, running: &Running) {
+        let pid = Pid::from_raw(running.pid);
+        let pidfd = match pidfd::open(pid) {
+            Ok(pidfd) => Some(pidfd),
+            // There is no such process.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return,
+            // That there is no descriptor for it says nothing of whether it lives.
+            Err(error) => {
+                self.denied = Some((pid, error));
+                None
             }
-            if let Some(handle) = running.pidfd
-                && !self.found.has(handle)
-                && let Ok(duplicate) = pidfd.try_clone()
-            {
-                self.found.insert(handle, duplicate);
-            }
-            self.living.push((pid, pidfd));
+        };
+        // Looked at with the descriptor in hand: now the number cannot become another's.
+        if !family::is_alive(running) {
+            return;
         }
+        if !self.numbers_hold && !family::has_rendezvous(pid, &running.rendezvous) {
+            return;
+        }
+        if let Some(handle) = running.pidfd
+            && !self.found.has(handle)
+            && let Some(Ok(duplicate)) = pidfd.as_ref().map(OwnedFd::try_clone)
+        {
+            self.found.insert(handle, duplicate);
+        }
+        self.living.push((pid, pidfd));
     }
 
     /// Takes listeners that nobody kept from the processes that have them.
@@ -192,6 +227,7 @@ impl Search {
                 continue;
             }
             for (pid, pidfd) in &self.living {
+                let Some(pidfd) = pidfd else { continue };
                 match take_socket(*pid, pidfd, listener.inode) {
                     Ok(Some(fd)) => {
                         self.found.insert(listener.handle, fd);
@@ -234,9 +270,11 @@ impl Search {
                 continue;
             }
             if let Some(output) = &running.output {
-                for (number, handle) in [(1, output.stdout), (2, output.stderr)] {
+                let [stdout, stderr] = output.pipes;
+                let streams = [(1, output.stdout, stdout), (2, output.stderr, stderr)];
+                for (number, handle, inode) in streams {
                     if !self.found.has(handle)
-                        && let Some(fd) = read_end(pid, number)
+                        && let Some(fd) = read_end(pid, number, inode)
                     {
                         self.found.insert(handle, fd);
                     }
@@ -300,16 +338,80 @@ fn take_socket(pid: Pid, pidfd: &OwnedFd, inode: u64) -> io::Result<Option<Owned
     Ok(None)
 }
 
-/// The reading end of the pipe that a process writes this output to.
-fn read_end(pid: Pid, number: u32) -> Option<OwnedFd> {
+/// The reading end of the pipe of this inode, if that is what a process writes this output to: another pipe
+/// there is the program's own.
+fn read_end(pid: Pid, number: u32, inode: u64) -> Option<OwnedFd> {
     let path = format!("/proc/{pid}/fd/{number}");
     let target = std::fs::read_link(&path).ok()?;
-    if !target.to_string_lossy().starts_with("pipe:") {
+    if target.to_str()? != format!("pipe:[{inode}]") {
         return None;
     }
     let end = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path);
-    end.ok().map(OwnedFd::from)
+    let end = OwnedFd::from(end.ok()?);
+    // It may have been replaced in between.
+    (inode_of(end.as_fd()) == inode).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn where_numbers_may_be_of_another_run_a_process_must_have_its_rendezvous() {
+        let mut child = Command::new("cat")
+            .env("HEIRLOOM_RENDEZVOUS", "@heirloom-of-a-test")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id().cast_signed();
+        let start_time = family::stat_of(Pid::from_raw(pid)).unwrap().started;
+        let living = |rendezvous: &str, start_time: u64, numbers_hold: bool| {
+            let mut search = Search {
+                found: Found::default(),
+                living: Vec::new(),
+                numbers_hold,
+                denied: None,
+            };
+            search.process(&Running {
+                pid,
+                start_time,
+                reaped: false,
+                pidfd: None,
+                child: true,
+                notify: None,
+                native: None,
+                rendezvous: rendezvous.to_owned(),
+                group: None,
+                output: None,
+            });
+            search.living.len()
+        };
+        assert_eq!(living("@heirloom-of-a-test", start_time, false), 1);
+        assert_eq!(living("@heirloom-of-another", start_time, false), 0);
+        assert_eq!(living("@heirloom-of-another", start_time, true), 1);
+        assert_eq!(living("@heirloom-of-a-test", start_time + 1, true), 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn of_the_pipes_of_a_program_only_the_supervisors_is_read() {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let inode = inode_of(child.stdout.as_ref().unwrap().as_fd());
+        assert!(read_end(pid, 1, inode).is_some());
+        assert!(read_end(pid, 1, inode + 1).is_none());
+        // Its input is a pipe as well.
+        assert!(read_end(pid, 0, inode).is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

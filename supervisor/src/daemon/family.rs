@@ -26,7 +26,7 @@ use heirloom_handover::environment::{
     HEIRLOOM_GENERATION, HEIRLOOM_INSTANCE, HEIRLOOM_RENDEZVOUS, HEIRLOOM_SERVICE,
 };
 
-use super::record::Handle;
+use super::record::{Handle, Running};
 use crate::sys::pidfd;
 
 use super::control_groups;
@@ -70,23 +70,17 @@ pub(super) struct Stat {
     pub(super) started: u64,
 }
 
-impl Stat {
-    pub(super) fn is_dead(self) -> bool {
-        self.dead
-    }
-}
-
 impl Family {
     /// Its processes that are alive, in no particular order.
     pub(crate) fn members(&self) -> Vec<Pid> {
         match self.bond {
             Bond::Child => self.descended(),
-            Bond::Adopted => self.left_behind(),
+            Bond::Adopted => self.left_behind().into_iter().map(|(pid, _)| pid).collect(),
         }
     }
 
-    /// Those of a family that does not descend from us.
-    fn left_behind(&self) -> Vec<Pid> {
+    /// Those of a family that does not descend from us, and when each was started.
+    fn left_behind(&self) -> Vec<(Pid, u64)> {
         let all = processes();
         let main = self.main.as_raw();
         let main_is_ours = self.main_is_alive();
@@ -109,7 +103,7 @@ impl Family {
         };
         all.iter()
             .filter(|(pid, stat)| !stat.dead && **pid != getpid().as_raw() && belongs(**pid))
-            .map(|(pid, _)| Pid::from_raw(*pid))
+            .map(|(pid, stat)| (Pid::from_raw(*pid), stat.started))
             .collect()
     }
 
@@ -204,16 +198,31 @@ impl Family {
 
     /// Sends a signal to each of its processes; says whether there was any.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let members = self.members();
-        if let Some(group) = self.group.as_deref().filter(|_| signal == Signal::SIGKILL) {
-            control_groups::kill(group);
+        let kill_group = || {
+            if let Some(group) = self.group.as_deref().filter(|_| signal == Signal::SIGKILL) {
+                control_groups::kill(group);
+            }
+        };
+        match self.bond {
+            Bond::Child => {
+                let members = self.descended();
+                kill_group();
+                for member in &members {
+                    // It may have ended since it was listed. A pid is not given away before its
+                    // parent, we or a member, has reaped it.
+                    let _ended = kill(*member, signal);
+                }
+                !members.is_empty()
+            }
+            Bond::Adopted => {
+                let members = self.left_behind();
+                kill_group();
+                for (member, started) in &members {
+                    signal_stranger(*member, *started, signal);
+                }
+                !members.is_empty()
+            }
         }
-        for member in &members {
-            // It may have ended since it was listed. A pid is not given away before its parent, we
-            // or a member, has reaped it.
-            let _ended = kill(*member, signal);
-        }
-        !members.is_empty()
     }
 
     /// From now on the kernel chooses among its processes and others as ever, where memory runs out.
@@ -245,6 +254,22 @@ impl Family {
     }
 }
 
+/// Sends a signal to a process that is not our child, and whose number another may have got since it was
+/// listed: never to that one.
+pub(super) fn signal_stranger(pid: Pid, started: u64, signal: Signal) {
+    let is_it = || stat_of(pid).is_some_and(|stat| !stat.dead && stat.started == started);
+    // It may have ended, which is as good.
+    let _ended = match pidfd::open(pid) {
+        // Looked at with the descriptor in hand: now the number cannot become another's.
+        Ok(pidfd) if is_it() => pidfd::signal(pidfd.as_fd(), signal),
+        // Short of descriptors, or an old system: a moment between is all that is left.
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) && is_it() => {
+            kill(pid, signal).map_err(io::Error::from)
+        }
+        Ok(_) | Err(_) => Ok(()),
+    };
+}
+
 /// Whether a process was started with all of these variables.
 fn named_by(pid: i32, wanted: &[(&str, &str)]) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
@@ -258,8 +283,14 @@ fn named_by(pid: i32, wanted: &[(&str, &str)]) -> bool {
     })
 }
 
-/// Every living process whose rendezvous begins like this, and is none of those that are known.
-pub(super) fn with_rendezvous(prefix: &str, known: &BTreeSet<String>) -> Vec<Pid> {
+/// Whether a process was started with this rendezvous.
+pub(super) fn has_rendezvous(pid: Pid, rendezvous: &str) -> bool {
+    named_by(pid.as_raw(), &[(HEIRLOOM_RENDEZVOUS, rendezvous)])
+}
+
+/// Every living process whose rendezvous begins like this, and is none of those that are known; and when
+/// each was started.
+pub(super) fn with_rendezvous(prefix: &str, known: &BTreeSet<String>) -> Vec<(Pid, u64)> {
     let variable = format!("{HEIRLOOM_RENDEZVOUS}=");
     let named = |pid: i32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -271,13 +302,29 @@ pub(super) fn with_rendezvous(prefix: &str, known: &BTreeSet<String>) -> Vec<Pid
     processes()
         .iter()
         .filter(|(pid, stat)| !stat.dead && named(**pid))
-        .map(|(pid, _)| Pid::from_raw(*pid))
+        .map(|(pid, stat)| (Pid::from_raw(*pid), stat.started))
         .collect()
 }
 
 /// What the system says of a process.
 pub(super) fn stat_of(pid: Pid) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Whether the very process of a record has not ended.
+pub(super) fn is_alive(running: &Running) -> bool {
+    still_runs((running.pid, running.start_time))
+}
+
+/// Whether the process of this number that was started then has not ended.
+pub(super) fn still_runs((pid, started): (i32, u64)) -> bool {
+    stat_of(Pid::from_raw(pid)).is_some_and(|stat| !stat.dead && stat.started == started)
+}
+
+/// The number of this process, and when it was started.
+pub(super) fn own() -> (i32, u64) {
+    let pid = getpid();
+    (pid.as_raw(), stat_of(pid).map_or(0, |stat| stat.started))
 }
 
 /// Every living process below `root`, except those in `spared` and what is below them.
@@ -355,6 +402,30 @@ mod tests {
         );
         assert!(parse_stat(b"12 (x) Z 1 2 2").unwrap().dead);
         assert_eq!(parse_stat(b"12 (x"), None);
+    }
+
+    #[test]
+    fn a_number_that_another_process_has_got_is_not_signalled() {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let started = stat_of(pid).unwrap().started;
+        signal_stranger(pid, started - 1, Signal::SIGKILL);
+        // It answers, so it was not killed.
+        let mut input = child.stdin.take().unwrap();
+        io::Write::write_all(&mut input, b"alive").unwrap();
+        let mut word = [0; 5];
+        let output = child.stdout.as_mut().unwrap();
+        output.read_exact(&mut word).unwrap();
+        signal_stranger(pid, started, Signal::SIGKILL);
+        let ended = child.wait().unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&ended),
+            Some(libc::SIGKILL)
+        );
     }
 
     #[test]

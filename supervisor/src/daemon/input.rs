@@ -114,8 +114,6 @@ pub(crate) enum ServiceInput {
     Kept(u64, Result<u64, Unsaved>),
     /// A stored descriptor reported an error or a hang-up.
     StoredClosed(u64),
-    /// A process that a record has could not be taken over.
-    Lost(ProcessId),
 }
 
 /// What concerns one process.

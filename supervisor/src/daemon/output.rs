@@ -10,7 +10,7 @@ mod allowance;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -104,6 +104,11 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, both.map_or(writing, OwnedFd::from)))
 }
 
+/// The inode of a pipe; 0, which no pipe has, if the system does not say.
+pub(super) fn inode_of(pipe: BorrowedFd<'_>) -> u64 {
+    nix::sys::stat::fstat(pipe).map_or(0, |stat| stat.st_ino)
+}
+
 impl Output {
     fn start(
         service: &str,
@@ -185,6 +190,7 @@ impl Output {
         record::Output {
             stdout: held.hold(stdout.handle, stdout.pipe.as_fd()),
             stderr: held.hold(stderr.handle, stderr.pipe.as_fd()),
+            pipes: [inode_of(stdout.pipe.as_fd()), inode_of(stderr.pipe.as_fd())],
             kept: self.last_lines(),
             unfinished,
         }

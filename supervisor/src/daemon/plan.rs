@@ -26,7 +26,7 @@ use crate::sys::spawn::{Privileges, Program};
 #[cfg(test)]
 pub(crate) use file::elf_length;
 use file::{Content, FileIdentity, open};
-use passed::{Handles, open_directory};
+use passed::{Handles, open_directory, path_of};
 use pin::Pin;
 use privileges::privileges;
 #[cfg(test)]
@@ -49,6 +49,7 @@ pub(crate) struct Plan {
     pub(crate) resolved: PathBuf,
     content: Content,
     pub(crate) directory: OwnedFd,
+    /// Where that is, whatever links led to it.
     directory_path: PathBuf,
     pub(crate) environment: BTreeMap<OsString, OsString>,
     pub(crate) privileges: Privileges,
@@ -105,6 +106,7 @@ pub(crate) fn judge(path: &Path) -> Result<File, Unusable> {
         Content::Script { .. } | Content::PinnedScript(_) => {
             Err(unusable(format!("{} is a script", path.display())))
         }
+        Content::Lost(unusable) => Err(unusable),
     }
 }
 
@@ -143,8 +145,8 @@ pub(crate) fn look_up(service: &Service) -> Result<Plan, Unusable> {
         program: program.clone(),
         resolved: opened.resolved,
         content: opened.content,
+        directory_path: path_of(&directory).unwrap_or(directory_path),
         directory,
-        directory_path,
         environment,
         privileges,
         warnings,
@@ -184,6 +186,7 @@ impl Plan {
         match &self.content {
             Content::PinnedBinary(copy) => Ok(Program::File(duplicate(copy)?)),
             Content::PinnedScript(copy) => Ok(Program::Script(duplicate(copy)?)),
+            Content::Lost(unusable) => Err(unusable.clone()),
             Content::Binary { file, was } => {
                 if FileIdentity::of(&file.metadata().map_err(again)?) == *was {
                     return Ok(Program::File(duplicate(file)?));
@@ -214,7 +217,18 @@ impl Plan {
     fn is_script(&self) -> bool {
         match self.content {
             Content::Script { .. } | Content::PinnedScript(_) => true,
-            Content::Binary { .. } | Content::PinnedBinary(_) => false,
+            Content::Binary { .. } | Content::PinnedBinary(_) | Content::Lost(_) => false,
+        }
+    }
+
+    /// Why it cannot be started again, if a former supervisor has started it and it is lost.
+    pub(crate) fn lost(&self) -> Option<&Unusable> {
+        match &self.content {
+            Content::Lost(unusable) => Some(unusable),
+            Content::Binary { .. }
+            | Content::PinnedBinary(_)
+            | Content::Script { .. }
+            | Content::PinnedScript(_) => None,
         }
     }
 

@@ -58,9 +58,13 @@ pub(crate) struct Supervisor {
     pub(crate) name: String,
     /// How often the supervisor has replaced itself, from 1.
     pub(crate) generation: u64,
+    /// Its process, which stays the same when it replaces itself, and when that was started, in clock ticks
+    /// since the machine was.
+    pub(crate) process: (i32, u64),
     /// What marks the processes of this supervisor and of those it follows.
     pub(crate) lineage: String,
-    /// The run of the machine in which the pids and points of time below mean something.
+    /// The run of the machine in which the pids and points of time below mean something; empty if it is not
+    /// known.
     pub(crate) boot: String,
     /// The path it was started by.
     pub(crate) program: Option<PathBuf>,
@@ -181,6 +185,8 @@ pub(crate) enum Content {
     /// A copy that was held to a hash or signature.
     PinnedBinary(Handle),
     PinnedScript(Handle),
+    /// It is not to be had any more: why.
+    Lost(String),
 }
 
 /// What a file was like when it was checked.
@@ -246,6 +252,8 @@ pub(crate) struct Running {
 pub(crate) struct Output {
     pub(crate) stdout: Handle,
     pub(crate) stderr: Handle,
+    /// By these inodes the two pipes are known.
+    pub(crate) pipes: [u64; 2],
     /// The last lines of the error output.
     pub(crate) kept: Vec<String>,
     /// What was read of lines that have not ended; only for a successor in place.

@@ -267,7 +267,6 @@ impl Runner {
             }
             ServiceInput::Process(process, input) => self.on_process(process, input),
             ServiceInput::StoredClosed(key) => self.store.closed(key),
-            ServiceInput::Lost(process) => self.lost(process),
             ServiceInput::Parted => self.parted(),
             ServiceInput::Uncounted => self.report_parting(),
             ServiceInput::StartAgain => self.start_anew(),

@@ -196,6 +196,8 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|errno| format!("cannot adopt orphans: {errno}"))?;
     let control = bind_control(&first)?;
+    // What a supervisor has left may take more than the limit of before.
+    let open_files = raise_open_files();
     let record_path = record_path(&first.control);
     let mut by_systemd = std::mem::take(&mut first.from_store.handles);
     let kept_file = first.from_store.record.is_some();
@@ -241,7 +243,7 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         context: Context {
             inputs,
             history,
-            open_files: raise_open_files(),
+            open_files,
             inherited: Rc::new(first.inherited),
             groups: Delegated::take().map(Rc::new),
             lineage: lineage.into(),

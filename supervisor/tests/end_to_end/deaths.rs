@@ -14,7 +14,7 @@ fn next(supervisor: &Supervisor) -> Supervisor {
     supervisor.kill();
     let next = supervisor.start_again();
     assert_eq!(next.serving(), serving, "{}", next.log());
-    assert!(!supervisor.path("control.record").exists() || is_alive(next.pid().as_raw()));
+    assert!(supervisor.path("control.record").exists());
     next
 }
 
@@ -85,6 +85,29 @@ fn what_a_program_writes_meanwhile_neither_kills_it_nor_is_lost() {
 }
 
 #[test]
+fn a_low_limit_on_open_files_costs_no_program_its_life() {
+    let setup = Setup::program([])
+        .launcher(["prlimit", "--nofile=24:4096"])
+        .args(["--ready", "after:1ms", "--instances", "9"]);
+    let sleeper = setup.script("sleeper", "#!/bin/sh\nexec tail -f /dev/null\n");
+    let mut first = setup
+        .with_program(&[sleeper.to_str().unwrap().to_owned()])
+        .start();
+    first.settle();
+    let pids = |supervisor: &Supervisor| -> Vec<i64> {
+        let service = supervisor.service();
+        let generations = service["generations"].as_array().unwrap().iter();
+        generations.filter_map(|one| one["pid"].as_i64()).collect()
+    };
+    let before = pids(&first);
+    assert_eq!(before.len(), 9);
+    first.kill();
+    let second = first.start_again();
+    assert_eq!(pids(&second), before, "{}", second.log());
+    second.stop();
+}
+
+#[test]
 fn what_drains_goes_on_draining_and_ends_in_its_time() {
     let first = Setup::server([]).start();
     let go = first.path("go");
@@ -127,6 +150,54 @@ fn another_living_supervisor_of_the_name_is_refused_and_one_that_upgraded_is_fol
     assert!(first.log().contains("is running already"));
     let second = next(&first);
     assert_eq!(second.status()["supervisor_generation"], 3);
+    second.stop();
+}
+
+#[test]
+fn one_that_lives_is_not_followed_though_its_control_socket_was_removed() {
+    let first = Setup::demo().start();
+    let (_, pid) = first.serving();
+    fs::remove_file(first.control()).unwrap();
+    let mut refused = first.spawn_again();
+    assert_eq!(refused.wait(), Some(1));
+    assert!(
+        first.log().contains("its control socket was removed"),
+        "{}",
+        first.log()
+    );
+    assert!(is_alive(pid) && is_alive(first.pid().as_raw()));
+    // Once it is gone, it is.
+    let second = {
+        first.kill();
+        first.start_again()
+    };
+    assert_eq!(second.serving().1, pid);
+    second.stop();
+}
+
+#[test]
+fn a_program_whose_release_was_removed_goes_on_and_a_reload_replaces_it() {
+    let text = "name = \"shop\"\n[service.shop]\ncommand = [\"./server\"]\ndirectory = \"{dir}/current\"\nlisten = [\"http=tcp:127.0.0.1:0\"]\n";
+    let setup = Setup::configuration(text);
+    for release in ["first", "second"] {
+        fs::create_dir(setup.path(release)).unwrap();
+        setup.script(&format!("{release}/server"), crate::harness::SERVER);
+    }
+    std::os::unix::fs::symlink(setup.path("first"), setup.path("current")).unwrap();
+    let first = setup.start();
+    let (_, pid) = first.serving();
+    fs::remove_file(first.path("current")).unwrap();
+    std::os::unix::fs::symlink(first.path("second"), first.path("current")).unwrap();
+    fs::remove_dir_all(first.path("first")).unwrap();
+    let mut second = next(&first);
+    assert!(is_alive(pid), "{}", second.log());
+    assert!(
+        second.log().contains("cannot be started again"),
+        "{}",
+        second.log()
+    );
+    assert_eq!(second.reload()["outcome"], "committed");
+    second.settle();
     second.stop();
 }
 

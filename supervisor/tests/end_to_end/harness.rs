@@ -285,7 +285,17 @@ impl Supervisor {
     /// Starts another with the same command line, after this one has been killed, and waits until it
     /// answers.
     pub(crate) fn start_again(&self) -> Self {
-        let mut next = self.spawn_again();
+        self.await_answer(self.spawn_again())
+    }
+
+    /// The same, without a variable in its environment.
+    pub(crate) fn start_again_without(&self, variable: &str) -> Self {
+        let mut command = self.setup.command();
+        command.env_remove(variable);
+        self.await_answer(self.another(command))
+    }
+
+    fn await_answer(&self, mut next: Self) -> Self {
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(next.control()).is_err() {
             let ended = next.process.try_wait().unwrap();
@@ -298,8 +308,12 @@ impl Supervisor {
 
     /// The same, and waits for nothing.
     pub(crate) fn spawn_again(&self) -> Self {
+        self.another(self.setup.command())
+    }
+
+    fn another(&self, mut command: Command) -> Self {
         Self {
-            process: self.setup.command().spawn().unwrap(),
+            process: command.spawn().unwrap(),
             setup: Arc::clone(&self.setup),
             ended: false,
         }

@@ -190,6 +190,11 @@ impl Service {
         }
     }
 
+    /// Whether something may be started by this plan.
+    pub(crate) fn needs(&self, plan: PlanId) -> bool {
+        self.plans.contains(&plan)
+    }
+
     /// Gives up every plan that nothing runs, waits for or may return to.
     pub(super) fn forget_unneeded(&mut self, actions: &mut Actions) {
         let mut needed: BTreeSet<PlanId> = self.proven.iter().copied().collect();

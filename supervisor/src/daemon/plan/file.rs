@@ -36,6 +36,8 @@ pub(super) enum Content {
     PinnedBinary(File),
     /// A script that was.
     PinnedScript(File),
+    /// It was started by a former supervisor, and cannot be started again: why.
+    Lost(Unusable),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! one: the lifeline between the two has seen to that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heirloom_handover::message::{Order, Standing};
 use tokio::io::Interest;
@@ -13,12 +14,15 @@ use tokio::io::Interest;
 use super::Runner;
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
-use crate::core::service::{Event, ProcessId};
+use crate::core::service::ProcessId;
 use crate::core::transfer::{self, State};
 use crate::daemon::family::Bond;
 use crate::daemon::input::{Input, ProcessInput, ServiceInput};
 use crate::daemon::process::Custody;
 use crate::daemon::timer::Timer;
+
+/// How often a process is looked at whose end nobody tells.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl Runner {
     /// Has the end of a process told that we do not reap.
@@ -33,6 +37,7 @@ impl Runner {
             return;
         }
         let pidfd = family.pidfd.as_ref().map(|(_, pidfd)| Arc::clone(pidfd));
+        let family = family.clone();
         let inputs = self.context.inputs.clone();
         let input = ServiceInput::Process(id, ProcessInput::AdoptedEnded);
         let input = Input::Service(self.service.name.clone(), input);
@@ -40,8 +45,12 @@ impl Runner {
             let duplicate = pidfd.and_then(|pidfd| pidfd.try_clone().ok());
             let watched = duplicate.and_then(|fd| crate::sys::watch(fd, Interest::READABLE).ok());
             if let Some(watched) = watched {
-                // It is readable once the process has ended; an error comes to the same.
+                // It is readable once the process has ended.
                 let _ended = watched.readable().await.map(drop);
+            }
+            // Where there is no descriptor, or it cannot be watched, nobody tells.
+            while family.main_is_alive() {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
             // The queue is closed only when the supervisor ends.
             let _ended = inputs.send(input).await;
@@ -55,13 +64,6 @@ impl Runner {
     pub(super) fn adopted_ended(&mut self, id: ProcessId) {
         let how = "ended (how is not known: it was started by a former supervisor)";
         self.process_ended(id, how, false);
-    }
-
-    /// A process of the record could not be taken over: for the machine it has failed.
-    pub(super) fn lost(&mut self, id: ProcessId) {
-        self.drive(Event::Died(id));
-        self.drive(Event::FailedToStart(id));
-        self.drive(Event::Gone(id));
     }
 
     /// Asks a process that was taken over what it has to do with the state.
@@ -88,7 +90,7 @@ impl Runner {
             }
             // What it had to do with the state is known from the record alone.
             let input = ServiceInput::Process(id, ProcessInput::Deaf);
-            let timer = self.timer(std::time::Duration::ZERO, input);
+            let timer = self.timer(Duration::ZERO, input);
             if let Some(process) = self.processes.get_mut(&id) {
                 process.deadlines.deaf = Some(timer);
             }

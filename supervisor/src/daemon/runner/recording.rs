@@ -19,13 +19,13 @@ use super::{Context, Runner};
 use crate::config::service::Service;
 use crate::core::generation::{Event as Life, Phase};
 use crate::core::service::ProcessId;
-use crate::daemon::family::{Bond, Family};
-use crate::daemon::input::{Input, ProcessInput, ServiceInput};
+use crate::daemon::family::{self, Bond, Family};
+use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::listeners::{CannotListen, Returning, Set};
 use crate::daemon::native_socket::NativeSocket;
 use crate::daemon::notify_socket::NotifySocket;
 use crate::daemon::output::Output;
-use crate::daemon::plan::Plan;
+use crate::daemon::plan::{Plan, Unusable};
 use crate::daemon::process::{Deadlines, Hello, Native, Process};
 use crate::daemon::record::{self, Held, Settings, handles::Found};
 use crate::daemon::store::Store;
@@ -36,6 +36,10 @@ use crate::daemon::timer::{Timer, until};
 pub(crate) enum Lost {
     #[error(transparent)]
     Listener(#[from] CannotListen),
+    #[error(transparent)]
+    Program(#[from] Unusable),
+    #[error("the record does not say what generation {0} runs")]
+    NoPlan(u64),
 }
 
 impl Runner {
@@ -65,10 +69,15 @@ impl Runner {
             machine: self.machine.clone(),
             listeners: record_set(&self.listeners, held),
             stored: self.store.record(held),
+            // What still runs may be of a plan that nothing returns to any more.
             plans: self
-                .plans
-                .iter()
-                .map(|(id, plan)| (*id, plan.record(held)))
+                .processes
+                .values()
+                .map(|process| (process.plan_id, &process.plan))
+                .chain(self.plans.iter().map(|(id, plan)| (*id, plan)))
+                .collect::<BTreeMap<_, _>>()
+                .into_iter()
+                .map(|(id, plan)| (id, plan.record(held)))
                 .collect(),
             processes: self
                 .processes
@@ -158,22 +167,27 @@ impl Runner {
             context,
             service,
         };
+        let mut plans = BTreeMap::new();
         for (id, plan) in listed.plans {
             let runs = |process: &&record::Process| process.plan == id;
             let running = listed.processes.iter().filter(runs);
-            let running = running
+            let running: Vec<Pid> = running
                 .filter_map(|process| process.running.as_ref())
-                .find(|running| !running.reaped);
-            let running = running.map(|running| Pid::from_raw(running.pid));
-            match Plan::restore(plan, found, running) {
-                Ok(plan) => {
-                    runner.plans.insert(id, Rc::new(plan));
-                }
-                Err(error) => {
-                    let service = &runner.service.name;
-                    tracing::warn!(service, "a program that was kept is lost: {error}");
-                }
+                .filter(|running| !running.reaped && family::is_alive(running))
+                .map(|running| Pid::from_raw(running.pid))
+                .collect();
+            let plan = Rc::new(Plan::restore(plan, found, &running)?);
+            if let Some(reason) = plan.lost() {
+                let service = &runner.service.name;
+                tracing::warn!(
+                    service,
+                    "a program goes on where it runs, and cannot be started again: {reason}"
+                );
             }
+            if runner.machine.needs(id) {
+                runner.plans.insert(id, Rc::clone(&plan));
+            }
+            plans.insert(id, plan);
         }
         if let Some(active) = listed.active {
             runner.active = Some(Active {
@@ -188,7 +202,9 @@ impl Runner {
             });
         }
         for process in listed.processes {
-            runner.restore_process(process, bond, found);
+            let plan = plans.get(&process.plan).map(Rc::clone);
+            let plan = plan.ok_or(Lost::NoPlan(process.generation))?;
+            runner.restore_process(process, plan, bond, found);
         }
         for migration in listed.migrations {
             let new = migration.new;
@@ -205,18 +221,14 @@ impl Runner {
         Ok(runner)
     }
 
-    fn restore_process(&mut self, listed: record::Process, bond: Bond, found: &mut Found) {
+    fn restore_process(
+        &mut self,
+        listed: record::Process,
+        plan: Rc<Plan>,
+        bond: Bond,
+        found: &mut Found,
+    ) {
         let id = listed.id;
-        let Some(plan) = self.plans.get(&listed.plan).map(Rc::clone) else {
-            let (service, generation) = (&self.service.name, listed.generation);
-            tracing::error!(
-                service,
-                generation,
-                "a process whose program is lost cannot be taken over; it is ended"
-            );
-            self.end_unknown(&listed);
-            return;
-        };
         let mut process = Process {
             id,
             plan_id: listed.plan,
@@ -325,25 +337,6 @@ impl Runner {
         process.notify = notify;
         process.native.socket = native;
         process.output = output;
-    }
-
-    /// A process of a record that nothing can be done with is ended, by force.
-    fn end_unknown(&mut self, listed: &record::Process) {
-        if let Some(running) = listed.running.as_ref().filter(|running| !running.reaped) {
-            // It was found alive a moment ago, under this number.
-            let _ended = nix::sys::signal::kill(
-                Pid::from_raw(running.pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
-        }
-        let id = listed.id;
-        let input = ServiceInput::Lost(id);
-        let inputs = self.context.inputs.clone();
-        let name = self.service.name.clone();
-        drop(tokio::spawn(async move {
-            // The queue is closed only when the supervisor ends.
-            let _ended = inputs.send(Input::Service(name, input)).await;
-        }));
     }
 
     /// Goes on, once everything is in its place: what is told by nothing else is looked at.

@@ -15,7 +15,7 @@ use super::{Stage, Supervisor};
 use crate::config::file::Configuration;
 use crate::control::protocol::{Fault, Refusal};
 use crate::daemon::adoption;
-use crate::daemon::family::Bond;
+use crate::daemon::family::{self, Bond};
 use crate::daemon::input::Input;
 use crate::daemon::listeners::Returning;
 use crate::daemon::record::handles::{Found, Purpose};
@@ -111,7 +111,7 @@ pub(super) fn new_lineage() -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// What tells one run of the machine from another.
+/// What tells one run of the machine from another; empty where the system hides that.
 pub(super) fn boot() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     read.map(|text| text.trim().to_owned()).unwrap_or_default()
@@ -127,6 +127,7 @@ impl Supervisor {
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.name.clone(),
             generation: self.generation,
+            process: family::own(),
             lineage: self.context.lineage.to_string(),
             boot: boot(),
             program: self.program.clone(),

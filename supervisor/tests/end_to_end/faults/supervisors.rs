@@ -176,7 +176,9 @@ fn play(point: Point, time: u32, wish: Wish, deed: Deed) {
             // It was asked; what came of it nobody can tell, unless that was told before.
             let told = matches!(point, Point::Retire | Point::Retired) && status == Some(0);
             assert!(told || status == Some(4), "{}", log());
-            after_its_death(&survivors);
+            let next = after_its_death(&supervisor, &survivors);
+            assert!(mark.is_kept(place.http, &tally, u64::MAX), "{}", log());
+            next.stop();
         }
         Deed::Stop | Deed::Slow => {
             let fine = match wish {
@@ -219,10 +221,29 @@ fn go_on_later(supervisor: &Supervisor, some_more: &dyn Fn()) {
     supervisor.signal(Signal::SIGCONT);
 }
 
-/// What the next supervisor makes of the programs of one that has died: it cannot adopt them yet, so there
-/// is nothing to see but that one of them serves. Whoever teaches it that looks here whether it does.
-fn after_its_death(survivors: &Survivors) {
-    assert_eq!(survivors.pids().len(), 1);
+/// The next supervisor takes over the program that is left of one that has died, finishes the handover that
+/// was asked for, or calls it off, and hands over as ever.
+fn after_its_death(dead: &Supervisor, survivors: &Survivors) -> Supervisor {
+    let left = survivors.pids();
+    assert_eq!(left.len(), 1);
+    let mut next = dead.start_again_without("HEIRLOOM_FAULT");
+    next.settle();
+    let log = next.log();
+    let started = format!(" as process {}\n", left[0]);
+    let before = log.split(&started).next().unwrap();
+    let before = before.lines().next_back().unwrap();
+    let (generation, _) = before.split_once(": started ").unwrap();
+    let (_, generation) = generation.rsplit_once('/').unwrap();
+    let adopted = format!("/{generation}: it was taken over from a supervisor that is gone");
+    assert!(log.contains(&adopted), "{adopted}\n{log}");
+    let (_, pid) = next.serving();
+    let own = next.pid().as_raw();
+    eventually("only what serves is left", || {
+        survivors.pids().iter().all(|one| [own, pid].contains(one))
+    });
+    assert_eq!(next.reload()["outcome"], "committed", "{}", next.log());
+    next.settle();
+    next
 }
 
 /// A supervisor dies while a state that was saved is taken up: the next one takes it up.
