@@ -97,16 +97,15 @@ impl Inherited {
                 continue;
             };
             let given = names.get(index).copied();
-            if let Some(kept) = given.and_then(|name| name.strip_prefix(HANDLE_PREFIX)) {
+            if let Some(kept) = given.and_then(Kept::named) {
                 let fd = crate::sys::own(raw);
                 fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-                match kept.parse().map(Handle) {
-                    Ok(handle) => {
+                match kept {
+                    Kept::Record => store.record = Some(fd),
+                    Kept::Handle(handle) => {
                         store.handles.insert(handle);
                         store.found.insert(handle, fd);
                     }
-                    Err(_) if given == Some(RECORD_NAME) => store.record = Some(fd),
-                    Err(_) => drop(fd),
                 }
                 continue;
             }
@@ -195,6 +194,24 @@ impl Inherited {
             .filter(|name| !claimed.contains(&name.as_str()))
             .cloned()
             .collect()
+    }
+}
+
+/// A descriptor that systemd keeps for supervisors.
+#[derive(Debug, PartialEq, Eq)]
+enum Kept {
+    Record,
+    Handle(Handle),
+}
+
+impl Kept {
+    /// What a name means; none if it is that of a socket unit, which may be called after Heirloom as well.
+    fn named(name: &str) -> Option<Self> {
+        if name == RECORD_NAME {
+            return Some(Self::Record);
+        }
+        let number = name.strip_prefix(HANDLE_PREFIX)?.parse().ok()?;
+        Some(Self::Handle(Handle(number)))
     }
 }
 
@@ -662,6 +679,15 @@ mod tests {
         let second = set(&[&format!("b=127.0.0.1:{port}")], &first).unwrap();
         assert_eq!(second[0].inode, first[0].inode);
         assert_eq!(second[0].spec.name, "b");
+    }
+
+    #[test]
+    fn a_socket_unit_called_after_heirloom_is_no_part_of_the_store() {
+        assert_eq!(Kept::named("heirloom.record"), Some(Kept::Record));
+        assert_eq!(Kept::named("heirloom.7"), Some(Kept::Handle(Handle(7))));
+        for unit in ["heirloom.socket", "heirloom.7.socket", "heirloom", "http"] {
+            assert_eq!(Kept::named(unit), None, "{unit}");
+        }
     }
 
     #[test]
