@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{self, Backlog};
@@ -45,9 +46,20 @@ pub(crate) struct Listener {
 struct SocketPath {
     path: PathBuf,
     inode: (u64, u64),
+    /// Not while a supervisor only tries to take it over: should that fail, programs serve on behind the
+    /// path, and another supervisor takes both over.
+    goes_with_us: AtomicBool,
 }
 
 impl SocketPath {
+    fn new(path: PathBuf, inode: (u64, u64), goes_with_us: bool) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            inode,
+            goes_with_us: AtomicBool::new(goes_with_us),
+        })
+    }
+
     fn is_ours(&self) -> bool {
         inode_of(&self.path).is_ok_and(|there| there == self.inode)
     }
@@ -55,7 +67,9 @@ impl SocketPath {
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        if self.is_ours() {
+        // A supervisor that panics leaves its programs behind as well.
+        let goes = self.goes_with_us.load(Ordering::Relaxed) && !std::thread::panicking();
+        if goes && self.is_ours() {
             // Whoever comes next replaces a path that nobody answers on.
             let _left_behind = std::fs::remove_file(&self.path);
         }
@@ -233,6 +247,13 @@ impl Returning {
         listed.iter().map(|one| self.one(one, found)).collect()
     }
 
+    /// Everything was taken over: from now on paths go with their last listeners.
+    pub(crate) fn were_taken_over(&self) {
+        for place in self.0.values().filter_map(|one| one.path.as_ref()) {
+            place.goes_with_us.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn one(
         &mut self,
         listed: &record::Listener,
@@ -266,7 +287,7 @@ impl Returning {
             bound: listed.bound.clone(),
             starter_key: listed.starter_key.clone(),
             inode: listed.inode,
-            path: path.map(|(path, inode)| Arc::new(SocketPath { path, inode })),
+            path: path.map(|(path, inode)| SocketPath::new(path, inode, false)),
         });
         self.0.insert(listed.handle, Arc::clone(&listener));
         Ok(listener)
@@ -409,13 +430,8 @@ impl Listener {
                 let inode = inode_of(&path)?;
                 let bound = format!("{}:{}", unix_scheme(kind), path.display());
                 let key = path.display().to_string();
-                Self::new(
-                    spec,
-                    fd,
-                    bound,
-                    key,
-                    Some(Arc::new(SocketPath { path, inode })),
-                )
+                let place = SocketPath::new(path, inode, true);
+                Self::new(spec, fd, bound, key, Some(place))
             }
         }
     }
@@ -688,6 +704,30 @@ mod tests {
         for unit in ["heirloom.socket", "heirloom.7.socket", "heirloom", "http"] {
             assert_eq!(Kept::named(unit), None, "{unit}");
         }
+    }
+
+    #[test]
+    fn a_path_outlives_a_supervisor_that_fails_to_take_it_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let bound = set(&[&format!("u=unix:{}", path.display())], &Vec::new()).unwrap();
+        let mut held = Held::for_(record::handles::Purpose::Pass);
+        let listed = [bound[0].record(&mut held)];
+        drop(held);
+        let taken_over = |returning: &mut Returning| {
+            let mut found = Found::default();
+            found.insert(listed[0].handle, bound[0].fd.try_clone().unwrap());
+            returning.set(&listed, &mut found).unwrap()
+        };
+        let mut failing = Returning::default();
+        drop(taken_over(&mut failing));
+        drop(failing);
+        assert!(path.exists());
+        let mut returning = Returning::default();
+        let again = taken_over(&mut returning);
+        returning.were_taken_over();
+        drop((again, returning));
+        assert!(!path.exists(), "it goes with the service that is stopped");
     }
 
     #[test]

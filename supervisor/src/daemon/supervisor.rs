@@ -354,6 +354,7 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         stop_limit: None,
     };
     supervisor.restore(record, Bond::Child, &mut found, &mut sockets)?;
+    sockets.were_taken_over();
     tracing::info!(
         "this is version {} now, generation {generation} of the supervisor; nothing was interrupted",
         env!("CARGO_PKG_VERSION")

@@ -178,7 +178,9 @@ impl Supervisor {
         let known = adoption::processes(&record).map(|running| running.rendezvous.clone());
         let known: BTreeSet<String> = known.collect();
         self.systemd.set_busy(true);
-        self.restore(record, Bond::Adopted, found, &mut Returning::default())?;
+        let mut sockets = Returning::default();
+        self.restore(record, Bond::Adopted, found, &mut sockets)?;
+        sockets.were_taken_over();
         adoption::end_strays(&self.context.lineage, &known);
         for runner in self.runners() {
             runner.inquire_all();
