@@ -131,6 +131,19 @@ fn a_program_that_cannot_follow_changes_nothing() {
 }
 
 #[test]
+fn a_log_that_cannot_be_opened_any_more_does_not_end_the_successor() {
+    let setup = Setup::demo().of_its_own();
+    fs::create_dir(setup.path("logs")).unwrap();
+    let supervisor = setup.args(["--log-file", "{dir}/logs/log"]).start();
+    let serving = supervisor.serving();
+    fs::remove_dir_all(supervisor.path("logs")).unwrap();
+    upgrade(&supervisor);
+    assert_eq!(supervisor.serving(), serving);
+    assert!(supervisor.log().contains("the log cannot be opened"));
+    supervisor.stop();
+}
+
+#[test]
 fn an_upgrade_waits_for_a_handover_and_is_given_up_in_time() {
     let mut supervisor = Setup::server(["--boot-until", "{dir}/go"]).start_with("go");
     fs::remove_file(supervisor.path("go")).unwrap();

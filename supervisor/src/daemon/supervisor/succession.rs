@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Stage, Supervisor};
+use super::{Stage, Supervisor, check_threads};
 use crate::config::file::Configuration;
 use crate::control::protocol::{Fault, Refusal};
 use crate::daemon::adoption;
@@ -20,7 +20,7 @@ use crate::daemon::input::Input;
 use crate::daemon::listeners::Returning;
 use crate::daemon::record::handles::{Found, Purpose};
 use crate::daemon::record::slots::Slots;
-use crate::daemon::record::{self, Handle, Held, Passage};
+use crate::daemon::record::{self, Handle, Held, LARGEST_BYTES, Passage, Unreadable};
 use crate::daemon::runner::{Runner, What};
 use crate::daemon::server::{Conversations, OnHold};
 use crate::daemon::timer::Timer;
@@ -437,6 +437,13 @@ impl Supervisor {
         let conversations = self.desk.conversations();
         let (passage, held) = self.passage(&conversations);
         let document = serde_json::to_vec(&passage).map_err(|error| error.to_string())?;
+        // The trial has seen neither the clients nor the limit on processes of this moment.
+        if document.len() > LARGEST_BYTES {
+            return Err(Unreadable::TooLarge(document.len()).to_string());
+        }
+        check_threads().map_err(|error| {
+            format!("no threads can be started ({error}), and the successor needs some")
+        })?;
         let passed: Vec<BorrowedFd<'_>> = held.descriptors().values().copied().collect();
         self.log.flush();
         Err(upgrade.successor.follow(&document, &passed))
