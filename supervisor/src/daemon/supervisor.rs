@@ -266,7 +266,7 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         stop_limit: None,
     };
     if kept_file && record.is_none() {
-        supervisor.systemd.forget(adoption::RECORD_NAME);
+        supervisor.keeping.has_useless_record();
     }
     match record {
         Some(record) => {
@@ -353,6 +353,8 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         unsaved: record.unsaved.clone(),
         stop_limit: None,
     };
+    // The predecessor's watchdog goes on.
+    supervisor.systemd.heartbeat();
     supervisor.restore(record, Bond::Child, &mut found, &mut sockets)?;
     sockets.were_taken_over();
     tracing::info!(

@@ -59,6 +59,10 @@ pub(super) struct Keeping {
     slots: Option<Slots>,
     /// What systemd keeps for us.
     pub(super) by_systemd: BTreeSet<Handle>,
+    /// Whether systemd has not listened when it was last told what to keep.
+    is_behind: bool,
+    /// A file of which nothing can be used, which systemd still keeps under the record's name.
+    useless: Option<Handle>,
     /// Whether it was said that it cannot be written.
     complained: bool,
 }
@@ -86,13 +90,22 @@ impl Keeping {
             handle: handle.unwrap_or_else(Handle::new),
             slots,
             by_systemd,
+            is_behind: false,
+            useless: None,
             complained: false,
         }
     }
 
+    /// Systemd keeps a record that nobody needs any more.
+    pub(super) fn has_useless_record(&mut self) {
+        let handle = Handle::new();
+        self.useless = Some(handle);
+        self.by_systemd.insert(handle);
+    }
+
     /// Under which name systemd keeps a descriptor.
     fn name_of(&self, handle: Handle) -> String {
-        if handle == self.handle {
+        if handle == self.handle || self.useless == Some(handle) {
             adoption::RECORD_NAME.to_owned()
         } else {
             format!("{}{}", adoption::HANDLE_PREFIX, handle.0)
@@ -224,17 +237,23 @@ impl Supervisor {
         let news = self.news_for_systemd(&held);
         drop(held);
         // First what the record speaks of.
+        self.keeping.is_behind = false;
         for (handle, fd) in news {
             let name = self.keeping.name_of(handle);
-            match fd {
-                Some(fd) => {
-                    self.systemd.keep(&name, fd);
-                    self.keeping.by_systemd.insert(handle);
+            let told = match &fd {
+                Some(fd) => self.systemd.keep(&name, fd),
+                None => self.systemd.forget(&name),
+            };
+            match (told, fd) {
+                (Ok(()), Some(_)) => drop(self.keeping.by_systemd.insert(handle)),
+                (Ok(()), None) => drop(self.keeping.by_systemd.remove(&handle)),
+                // Told again with the next record, for which a heartbeat sees.
+                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.keeping.is_behind = true;
+                    break;
                 }
-                None => {
-                    self.systemd.forget(&name);
-                    self.keeping.by_systemd.remove(&handle);
-                }
+                // Told again with the next record, whenever that is.
+                (Err(_), _) => {}
             }
         }
         let Some(slots) = &mut self.keeping.slots else {
@@ -282,7 +301,8 @@ impl Supervisor {
             slots.remove();
         }
         for handle in std::mem::take(&mut self.keeping.by_systemd) {
-            self.systemd.forget(&self.keeping.name_of(handle));
+            // A service that has stopped keeps nothing with systemd anyway.
+            let _told = self.systemd.forget(&self.keeping.name_of(handle));
         }
     }
 
@@ -379,7 +399,10 @@ impl Supervisor {
     /// Makes way for a successor that was tried, if nothing is in the middle of something. Does not return
     /// then.
     pub(super) fn follow_if_at_rest(&mut self) {
-        let at_rest = self.runners().all(|runner| runner.is_at_rest());
+        // What waits to be told is lost with this process's memory. While it waits there are heartbeats,
+        // after which this is looked at again.
+        let systemd_is_told = self.systemd.is_told() && !self.keeping.is_behind;
+        let at_rest = systemd_is_told && self.runners().all(|runner| runner.is_at_rest());
         let Some(Upgrade {
             stage: UpgradeStage::Waiting { look },
             ..
