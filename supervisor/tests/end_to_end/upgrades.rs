@@ -131,6 +131,29 @@ fn a_program_that_cannot_follow_changes_nothing() {
 }
 
 #[test]
+fn the_health_of_a_generation_in_its_probation_is_looked_at_after_an_upgrade_and_a_death() {
+    let setup = Setup::server([]).args(["--probation", "10m"]);
+    let check = setup.script("check", "#!/bin/sh\necho >> {dir}/well\n");
+    let health = format!("exec:{}", check.to_str().unwrap());
+    let first = setup
+        .args(["--health", &health, "--health-every", "50ms"])
+        .start();
+    let well = || fs::read(first.path("well")).map_or(0, |lines| lines.len());
+    let is_looked_at = || {
+        let before = well();
+        // One may have been under way.
+        eventually("the command has run again", || well() > before + 1);
+    };
+    is_looked_at();
+    upgrade(&first);
+    is_looked_at();
+    first.kill();
+    let second = first.start_again();
+    is_looked_at();
+    second.stop();
+}
+
+#[test]
 fn a_log_that_cannot_be_opened_any_more_does_not_end_the_successor() {
     let setup = Setup::demo().of_its_own();
     fs::create_dir(setup.path("logs")).unwrap();
