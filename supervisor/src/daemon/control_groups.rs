@@ -106,11 +106,18 @@ impl Delegated {
     /// Removes every group of a generation in which nothing is left. One that is about to be empty
     /// is removed the next time.
     pub(crate) fn sweep(&self) {
-        for entry in fs::read_dir(&self.base).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-                remove(&entry.path());
-            }
+        // What a living program has made within its own group is its own, empty or not.
+        for group in self.generations().filter(|group| !is_populated(group)) {
+            remove(&group);
         }
+    }
+
+    /// The groups of generations, whoever made them.
+    fn generations(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+            .map(|entry| entry.path())
     }
 
     /// Has the memory of each group counted, for which the supervisor has to leave the topmost one.
@@ -156,6 +163,12 @@ pub(super) fn kill(group: &Path) {
 pub(super) fn memory(group: &Path) -> Option<u64> {
     let text = fs::read_to_string(group.join("memory.current")).ok()?;
     text.trim().parse().ok()
+}
+
+/// Whether any process is in a group or in those within it.
+fn is_populated(group: &Path) -> bool {
+    let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
 }
 
 /// Removes a group with those within it, as far as they are empty.
@@ -249,7 +262,11 @@ mod tests {
         fs::create_dir_all(first.join("made/by/the/program")).unwrap();
         fs::write(second.join("in use"), "").unwrap();
         fs::create_dir(directory.path().join("of somebody else")).unwrap();
+        let living = delegated.make_named("generation-shop-2-0").unwrap();
+        fs::create_dir(living.join("made by it")).unwrap();
+        fs::write(living.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         delegated.sweep();
+        assert!(living.join("made by it").exists());
         assert!(!first.exists());
         assert!(second.exists());
         assert!(directory.path().join("of somebody else").exists());
