@@ -44,6 +44,9 @@ use succession::{Keeping, Upgrade};
 /// So many threads at most read files, and measure, while the loop goes on.
 const MOST_THREADS: usize = 4;
 
+/// After so many inputs the record is brought up to date, even if more are waiting.
+const MOST_UNRECORDED: u32 = 64;
+
 /// What a supervisor is started with.
 #[derive(Debug)]
 pub(crate) struct Start {
@@ -170,8 +173,10 @@ async fn supervise(start: Start) -> ExitCode {
             return exit::FAILED.into();
         }
     };
+    let mut unrecorded = 0;
     while let Some(input) = queue.recv().await {
         supervisor.answer(input);
+        unrecorded += 1;
         if supervisor.settle() {
             supervisor.strays.end().await;
             if let Some(groups) = &supervisor.context.groups {
@@ -182,8 +187,12 @@ async fn supervise(start: Start) -> ExitCode {
             server.end().await;
             return code;
         }
-        if queue.is_empty() {
+        let is_idle = queue.is_empty();
+        if is_idle || unrecorded >= MOST_UNRECORDED {
             supervisor.keep_record();
+            unrecorded = 0;
+        }
+        if is_idle {
             supervisor.follow_if_at_rest();
         }
     }
