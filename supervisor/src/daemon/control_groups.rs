@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::sys;
 use crate::sys::spawn::Group;
@@ -21,6 +22,10 @@ const PREFIX: &str = "generation-";
 
 /// So many names are tried for a group; taken ones belong to processes a supervisor left behind.
 const MOST_NAMES: u32 = 100;
+
+/// How long what was left behind may take to be gone once it is killed, and how often it is looked.
+const LONGEST_END: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// So many groups that a program made within its own are looked at.
 const MOST_WITHIN: usize = 4096;
@@ -110,6 +115,27 @@ impl Delegated {
         for group in self.generations().filter(|group| !is_populated(group)) {
             remove(&group);
         }
+    }
+
+    /// Kills what is in any group of a generation, and waits until it is gone: for a start that takes nothing
+    /// over, where nobody else can have made those groups. Before Linux 5.14 it does nothing.
+    pub(crate) fn end_left_behind(&self) {
+        let deadline = Instant::now() + LONGEST_END;
+        let left: Vec<PathBuf> = self
+            .generations()
+            .filter(|group| is_populated(group))
+            .collect();
+        for group in &left {
+            tracing::warn!(
+                "what a supervisor that is gone has left in {} is killed",
+                group.display()
+            );
+            kill(group);
+        }
+        while left.iter().any(|group| is_populated(group)) && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.sweep();
     }
 
     /// The groups of generations, whoever made them.

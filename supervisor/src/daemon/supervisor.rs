@@ -30,7 +30,7 @@ use super::runner::{Context, Runner, What};
 use super::server::{Before, Desk, Server};
 use super::signals;
 use super::strays::Strays;
-use super::systemd::Systemd;
+use super::systemd::{self, Systemd};
 use super::timer::Timer;
 use super::upgrade::{self, Passed};
 use crate::cli::exit;
@@ -281,7 +281,15 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         Some(record) => {
             supervisor.adopt(record, first.configuration, &mut found)?;
         }
-        None => supervisor.start(first.configuration)?,
+        None => {
+            // Whoever died in the middle of a stop may have left programs that hold the ports.
+            if let Some(groups) = supervisor.context.groups.as_ref()
+                && systemd::has_started_us()
+            {
+                groups.end_left_behind();
+            }
+            supervisor.start(first.configuration)?;
+        }
     }
     Ok(Begun { supervisor, server })
 }

@@ -213,6 +213,12 @@ impl Systemd {
     }
 }
 
+/// Whether systemd (248 or later) started this very process: then nobody else manages what is below its unit.
+pub(crate) fn has_started_us() -> bool {
+    let pid = std::env::var("SYSTEMD_EXEC_PID").ok();
+    pid.and_then(|pid| pid.parse().ok()) == Some(std::process::id())
+}
+
 /// The socket systemd named, if it did: a path, or an abstract name behind `@`.
 fn connect() -> Option<UnixDatagram> {
     let named = std::env::var("NOTIFY_SOCKET")
