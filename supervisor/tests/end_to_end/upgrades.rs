@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -151,6 +152,47 @@ fn the_health_of_a_generation_in_its_probation_is_looked_at_after_an_upgrade_and
     let second = first.start_again();
     is_looked_at();
     second.stop();
+}
+
+#[test]
+fn what_systemd_was_not_told_yet_is_waited_for_and_its_watchdog_is_fed_at_once() {
+    // Without a generation in reserve, which would be waited for as well.
+    let setup = Setup::demo().args(["--probation", "0s"]);
+    let path = setup.path("systemd.sock");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let mut said = String::new();
+    let mut hear = || {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = systemd.recv(&mut buffer) {
+            said.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            said.push('\n');
+        }
+        said.clone()
+    };
+    let notify = format!("NOTIFY_SOCKET={}", path.display());
+    // By itself it would be fed every half hour.
+    let mut supervisor = setup
+        .launcher(["env", &notify, "WATCHDOG_USEC=3600000000"])
+        .start();
+    supervisor.settle();
+    eventually("it is ready", || hear().contains("READY=1"));
+    let stranger = UnixDatagram::unbound().unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    while stranger.send_to(b"full", &path).is_ok() {}
+    supervisor.reload();
+    supervisor.settle();
+    let refused = supervisor.expect(1, ["upgrade", "--timeout", "500ms"]);
+    assert!(refused.contains("did not end within"), "{refused}");
+    assert_eq!(generation(&supervisor), 1);
+    let count = |said: &str, what: &str| said.matches(what).count();
+    eventually("the end of the reload is heard", || {
+        count(&hear(), "READY=1") == 2
+    });
+    let fed = count(&hear(), "WATCHDOG=1");
+    upgrade(&supervisor);
+    eventually("the watchdog is fed", || count(&hear(), "WATCHDOG=1") > fed);
+    supervisor.stop();
 }
 
 #[test]
