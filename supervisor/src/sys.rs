@@ -17,6 +17,16 @@ use std::path::Path;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Lets the system tell of children that end, should whoever started this process have had that ignored:
+/// it would reap them itself then, and say nothing.
+pub(crate) fn hear_of_children() -> io::Result<()> {
+    // SAFETY: no handler is installed, so no code of ours will run in a signal's context.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _before => Ok(()),
+    }
+}
+
 /// How many connections wait in a listening TCP socket; `None` if the socket cannot tell.
 pub(crate) fn queued(listener: BorrowedFd<'_>) -> Option<u32> {
     // SAFETY: tcp_info is plain numbers, for which zero is a valid value.

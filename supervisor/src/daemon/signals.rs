@@ -32,6 +32,7 @@ pub(crate) fn take() -> io::Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block()?;
+    crate::sys::hear_of_children()?;
     Ok(SignalFd::with_flags(
         &set,
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
