@@ -55,8 +55,20 @@ pub(crate) fn run(command: Run) -> ExitCode {
         ));
         return exit::FAILED.into();
     }
+    let follows = matches!(origin, Origin::Successor(_));
     let log = match log::start(log_format, log_file.as_deref()) {
         Ok(log) => log,
+        // Nothing of the command line may end one whose programs serve already.
+        Err(error) if follows => match log::start(log::Format::Json, None) {
+            Ok(log) => {
+                tracing::error!("the log cannot be opened ({error}); it is written here instead");
+                log
+            }
+            Err(error) => {
+                complain(&format!("the log cannot be written: {error}"));
+                return exit::FAILED.into();
+            }
+        },
         Err(error) => {
             complain(&format!("the log cannot be opened: {error}"));
             return exit::USAGE.into();

@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::sys;
 use crate::sys::spawn::Group;
@@ -21,6 +22,10 @@ const PREFIX: &str = "generation-";
 
 /// So many names are tried for a group; taken ones belong to processes a supervisor left behind.
 const MOST_NAMES: u32 = 100;
+
+/// How long what was left behind may take to be gone once it is killed, and how often it is looked.
+const LONGEST_END: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// So many groups that a program made within its own are looked at.
 const MOST_WITHIN: usize = 4096;
@@ -106,11 +111,39 @@ impl Delegated {
     /// Removes every group of a generation in which nothing is left. One that is about to be empty
     /// is removed the next time.
     pub(crate) fn sweep(&self) {
-        for entry in fs::read_dir(&self.base).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-                remove(&entry.path());
-            }
+        // What a living program has made within its own group is its own, empty or not.
+        for group in self.generations().filter(|group| !is_populated(group)) {
+            remove(&group);
         }
+    }
+
+    /// Kills what is in any group of a generation, and waits until it is gone: for a start that takes nothing
+    /// over, where nobody else can have made those groups. Before Linux 5.14 it does nothing.
+    pub(crate) fn end_left_behind(&self) {
+        let deadline = Instant::now() + LONGEST_END;
+        let left: Vec<PathBuf> = self
+            .generations()
+            .filter(|group| is_populated(group))
+            .collect();
+        for group in &left {
+            tracing::warn!(
+                "what a supervisor that is gone has left in {} is killed",
+                group.display()
+            );
+            kill(group);
+        }
+        while left.iter().any(|group| is_populated(group)) && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.sweep();
+    }
+
+    /// The groups of generations, whoever made them.
+    fn generations(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+            .map(|entry| entry.path())
     }
 
     /// Has the memory of each group counted, for which the supervisor has to leave the topmost one.
@@ -156,6 +189,12 @@ pub(super) fn kill(group: &Path) {
 pub(super) fn memory(group: &Path) -> Option<u64> {
     let text = fs::read_to_string(group.join("memory.current")).ok()?;
     text.trim().parse().ok()
+}
+
+/// Whether any process is in a group or in those within it.
+fn is_populated(group: &Path) -> bool {
+    let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
 }
 
 /// Removes a group with those within it, as far as they are empty.
@@ -249,7 +288,11 @@ mod tests {
         fs::create_dir_all(first.join("made/by/the/program")).unwrap();
         fs::write(second.join("in use"), "").unwrap();
         fs::create_dir(directory.path().join("of somebody else")).unwrap();
+        let living = delegated.make_named("generation-shop-2-0").unwrap();
+        fs::create_dir(living.join("made by it")).unwrap();
+        fs::write(living.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         delegated.sweep();
+        assert!(living.join("made by it").exists());
         assert!(!first.exists());
         assert!(second.exists());
         assert!(directory.path().join("of somebody else").exists());

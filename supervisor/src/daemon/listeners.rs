@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{self, Backlog};
@@ -45,9 +46,20 @@ pub(crate) struct Listener {
 struct SocketPath {
     path: PathBuf,
     inode: (u64, u64),
+    /// Not while a supervisor only tries to take it over: should that fail, programs serve on behind the
+    /// path, and another supervisor takes both over.
+    goes_with_us: AtomicBool,
 }
 
 impl SocketPath {
+    fn new(path: PathBuf, inode: (u64, u64), goes_with_us: bool) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            inode,
+            goes_with_us: AtomicBool::new(goes_with_us),
+        })
+    }
+
     fn is_ours(&self) -> bool {
         inode_of(&self.path).is_ok_and(|there| there == self.inode)
     }
@@ -55,7 +67,9 @@ impl SocketPath {
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        if self.is_ours() {
+        // A supervisor that panics leaves its programs behind as well.
+        let goes = self.goes_with_us.load(Ordering::Relaxed) && !std::thread::panicking();
+        if goes && self.is_ours() {
             // Whoever comes next replaces a path that nobody answers on.
             let _left_behind = std::fs::remove_file(&self.path);
         }
@@ -97,16 +111,15 @@ impl Inherited {
                 continue;
             };
             let given = names.get(index).copied();
-            if let Some(kept) = given.and_then(|name| name.strip_prefix(HANDLE_PREFIX)) {
+            if let Some(kept) = given.and_then(Kept::named) {
                 let fd = crate::sys::own(raw);
                 fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-                match kept.parse().map(Handle) {
-                    Ok(handle) => {
+                match kept {
+                    Kept::Record => store.record = Some(fd),
+                    Kept::Handle(handle) => {
                         store.handles.insert(handle);
                         store.found.insert(handle, fd);
                     }
-                    Err(_) if given == Some(RECORD_NAME) => store.record = Some(fd),
-                    Err(_) => drop(fd),
                 }
                 continue;
             }
@@ -198,6 +211,24 @@ impl Inherited {
     }
 }
 
+/// A descriptor that systemd keeps for supervisors.
+#[derive(Debug, PartialEq, Eq)]
+enum Kept {
+    Record,
+    Handle(Handle),
+}
+
+impl Kept {
+    /// What a name means; none if it is that of a socket unit, which may be called after Heirloom as well.
+    fn named(name: &str) -> Option<Self> {
+        if name == RECORD_NAME {
+            return Some(Self::Record);
+        }
+        let number = name.strip_prefix(HANDLE_PREFIX)?.parse().ok()?;
+        Some(Self::Handle(Handle(number)))
+    }
+}
+
 /// Listeners of a record on their way back: a socket that is listed twice is one.
 #[derive(Debug, Default)]
 pub(crate) struct Returning(BTreeMap<Handle, Arc<Listener>>);
@@ -214,6 +245,13 @@ impl Returning {
         found: &mut Found,
     ) -> Result<Set, CannotListen> {
         listed.iter().map(|one| self.one(one, found)).collect()
+    }
+
+    /// Everything was taken over: from now on paths go with their last listeners.
+    pub(crate) fn were_taken_over(&self) {
+        for place in self.0.values().filter_map(|one| one.path.as_ref()) {
+            place.goes_with_us.store(true, Ordering::Relaxed);
+        }
     }
 
     fn one(
@@ -249,7 +287,7 @@ impl Returning {
             bound: listed.bound.clone(),
             starter_key: listed.starter_key.clone(),
             inode: listed.inode,
-            path: path.map(|(path, inode)| Arc::new(SocketPath { path, inode })),
+            path: path.map(|(path, inode)| SocketPath::new(path, inode, false)),
         });
         self.0.insert(listed.handle, Arc::clone(&listener));
         Ok(listener)
@@ -392,13 +430,8 @@ impl Listener {
                 let inode = inode_of(&path)?;
                 let bound = format!("{}:{}", unix_scheme(kind), path.display());
                 let key = path.display().to_string();
-                Self::new(
-                    spec,
-                    fd,
-                    bound,
-                    key,
-                    Some(Arc::new(SocketPath { path, inode })),
-                )
+                let place = SocketPath::new(path, inode, true);
+                Self::new(spec, fd, bound, key, Some(place))
             }
         }
     }
@@ -662,6 +695,39 @@ mod tests {
         let second = set(&[&format!("b=127.0.0.1:{port}")], &first).unwrap();
         assert_eq!(second[0].inode, first[0].inode);
         assert_eq!(second[0].spec.name, "b");
+    }
+
+    #[test]
+    fn a_socket_unit_called_after_heirloom_is_no_part_of_the_store() {
+        assert_eq!(Kept::named("heirloom.record"), Some(Kept::Record));
+        assert_eq!(Kept::named("heirloom.7"), Some(Kept::Handle(Handle(7))));
+        for unit in ["heirloom.socket", "heirloom.7.socket", "heirloom", "http"] {
+            assert_eq!(Kept::named(unit), None, "{unit}");
+        }
+    }
+
+    #[test]
+    fn a_path_outlives_a_supervisor_that_fails_to_take_it_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let bound = set(&[&format!("u=unix:{}", path.display())], &Vec::new()).unwrap();
+        let mut held = Held::for_(record::handles::Purpose::Pass);
+        let listed = [bound[0].record(&mut held)];
+        drop(held);
+        let taken_over = |returning: &mut Returning| {
+            let mut found = Found::default();
+            found.insert(listed[0].handle, bound[0].fd.try_clone().unwrap());
+            returning.set(&listed, &mut found).unwrap()
+        };
+        let mut failing = Returning::default();
+        drop(taken_over(&mut failing));
+        drop(failing);
+        assert!(path.exists());
+        let mut returning = Returning::default();
+        let again = taken_over(&mut returning);
+        returning.were_taken_over();
+        drop((again, returning));
+        assert!(!path.exists(), "it goes with the service that is stopped");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::runner::{Context, Runner, What};
 use super::server::{Before, Desk, Server};
 use super::signals;
 use super::strays::Strays;
-use super::systemd::Systemd;
+use super::systemd::{self, Systemd};
 use super::timer::Timer;
 use super::upgrade::{self, Passed};
 use crate::cli::exit;
@@ -43,6 +43,9 @@ use succession::{Keeping, Upgrade};
 
 /// So many threads at most read files, and measure, while the loop goes on.
 const MOST_THREADS: usize = 4;
+
+/// After so many inputs the record is brought up to date, even if more are waiting.
+const MOST_UNRECORDED: u32 = 64;
 
 /// What a supervisor is started with.
 #[derive(Debug)]
@@ -170,8 +173,10 @@ async fn supervise(start: Start) -> ExitCode {
             return exit::FAILED.into();
         }
     };
+    let mut unrecorded = 0;
     while let Some(input) = queue.recv().await {
         supervisor.answer(input);
+        unrecorded += 1;
         if supervisor.settle() {
             supervisor.strays.end().await;
             if let Some(groups) = &supervisor.context.groups {
@@ -182,8 +187,12 @@ async fn supervise(start: Start) -> ExitCode {
             server.end().await;
             return code;
         }
-        if queue.is_empty() {
+        let is_idle = queue.is_empty();
+        if is_idle || unrecorded >= MOST_UNRECORDED {
             supervisor.keep_record();
+            unrecorded = 0;
+        }
+        if is_idle {
             supervisor.follow_if_at_rest();
         }
     }
@@ -268,13 +277,21 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         stop_limit: None,
     };
     if kept_file && record.is_none() {
-        supervisor.systemd.forget(adoption::RECORD_NAME);
+        supervisor.keeping.has_useless_record();
     }
     match record {
         Some(record) => {
             supervisor.adopt(record, first.configuration, &mut found)?;
         }
-        None => supervisor.start(first.configuration)?,
+        None => {
+            // Whoever died in the middle of a stop may have left programs that hold the ports.
+            if let Some(groups) = supervisor.context.groups.as_ref()
+                && systemd::has_started_us()
+            {
+                groups.end_left_behind();
+            }
+            supervisor.start(first.configuration)?;
+        }
     }
     Ok(Begun { supervisor, server })
 }
@@ -355,7 +372,10 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         unsaved: record.unsaved.clone(),
         stop_limit: None,
     };
+    // The predecessor's watchdog goes on.
+    supervisor.systemd.heartbeat();
     supervisor.restore(record, Bond::Child, &mut found, &mut sockets)?;
+    sockets.were_taken_over();
     tracing::info!(
         "this is version {} now, generation {generation} of the supervisor; nothing was interrupted",
         env!("CARGO_PKG_VERSION")

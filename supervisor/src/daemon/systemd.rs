@@ -34,20 +34,12 @@ const MOST_KEPT: usize = 32;
 pub(crate) struct Systemd {
     inputs: Inputs,
     socket: Option<UnixDatagram>,
-    kept: VecDeque<Message>,
+    kept: VecDeque<String>,
+    /// Whether it was said that it cannot be told something.
+    complained: bool,
     watchdog: Option<Duration>,
     busy: bool,
     heartbeat: Option<Timer>,
-}
-
-/// A message, with the descriptor that goes along.
-#[derive(Debug)]
-struct Message {
-    text: String,
-    /// It is about a descriptor: none of these is ever dropped, for the next supervisor depends on them.
-    /// There are as many as there are descriptors.
-    of_store: bool,
-    fd: Option<OwnedFd>,
 }
 
 impl Systemd {
@@ -56,6 +48,7 @@ impl Systemd {
             inputs: inputs.clone(),
             socket: connect(),
             kept: VecDeque::new(),
+            complained: false,
             watchdog: sd_notify::watchdog_enabled().map(|interval| interval / 2),
             busy: false,
             heartbeat: None,
@@ -137,18 +130,11 @@ impl Systemd {
         if self.socket.is_none() {
             return;
         }
-        let droppable = |message: &Message| !message.of_store;
-        if self.kept.iter().filter(|one| droppable(one)).count() >= MOST_KEPT
-            && let Some(oldest) = self.kept.iter().position(droppable)
-        {
-            self.kept.remove(oldest);
+        if self.kept.len() >= MOST_KEPT {
+            self.kept.pop_front();
         }
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-        self.kept.push_back(Message {
-            text: lines.join("\n"),
-            of_store: false,
-            fd: None,
-        });
+        self.kept.push_back(lines.join("\n"));
         self.send_kept();
     }
 
@@ -157,47 +143,80 @@ impl Systemd {
         self.socket.is_some()
     }
 
+    /// Whether systemd has taken everything that it was told so far.
+    pub(crate) fn is_told(&self) -> bool {
+        self.kept.is_empty()
+    }
+
     /// Has systemd keep a descriptor, for the next supervisor should this one die. It is never polled: what
     /// is to be forgotten is said.
-    pub(crate) fn keep(&mut self, name: &str, fd: OwnedFd) {
-        self.about_store(format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), Some(fd));
+    ///
+    /// # Errors
+    ///
+    /// Systemd was not told. Nothing is kept here for later: whoever asks knows what is missing. If it was
+    /// only that systemd does not listen now (`WouldBlock`), a heartbeat comes soon.
+    pub(crate) fn keep(&mut self, name: &str, fd: &OwnedFd) -> io::Result<()> {
+        let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
+        self.about_store(&text, std::slice::from_ref(fd))
     }
 
     /// Has systemd forget a descriptor.
-    pub(crate) fn forget(&mut self, name: &str) {
-        self.about_store(format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+    ///
+    /// # Errors
+    ///
+    /// As for [`keep`](Self::keep).
+    pub(crate) fn forget(&mut self, name: &str) -> io::Result<()> {
+        self.about_store(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
     }
 
-    fn about_store(&mut self, text: String, fd: Option<OwnedFd>) {
-        if self.socket.is_some() {
-            self.kept.push_back(Message {
-                text,
-                of_store: true,
-                fd,
-            });
-            self.send_kept();
+    fn about_store(&mut self, text: &str, fds: &[OwnedFd]) -> io::Result<()> {
+        self.send_kept();
+        if !self.is_told() {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
+        let sent = fds::send(socket, text.as_bytes(), fds);
+        match &sent {
+            Ok(()) => self.complained = false,
+            Err(error) => self.could_not_be_told(error),
+        }
+        sent
     }
 
     fn send_kept(&mut self) {
-        let Some(socket) = &self.socket else { return };
-        while let Some(message) = self.kept.front() {
-            match fds::send(socket, message.text.as_bytes(), message.fd.as_slice()) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    tracing::debug!("systemd does not listen; it is told again later");
-                    self.heartbeat = Some(Timer::start(
-                        &self.inputs,
-                        TRY_AGAIN_AFTER,
-                        Input::Heartbeat,
-                    ));
+        while let (Some(socket), Some(message)) = (&self.socket, self.kept.front()) {
+            let none: &[OwnedFd] = &[];
+            if let Err(error) = fds::send(socket, message.as_bytes(), none) {
+                self.could_not_be_told(&error);
+                if error.kind() == io::ErrorKind::WouldBlock {
                     return;
                 }
-                Err(error) => tracing::warn!("systemd could not be told: {error}"),
             }
             self.kept.pop_front();
         }
     }
+
+    fn could_not_be_told(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            tracing::debug!("systemd does not listen; it is told again later");
+            self.heartbeat = Some(Timer::start(
+                &self.inputs,
+                TRY_AGAIN_AFTER,
+                Input::Heartbeat,
+            ));
+        } else if !self.complained {
+            self.complained = true;
+            tracing::warn!("systemd could not be told: {error}");
+        }
+    }
+}
+
+/// Whether systemd (248 or later) started this very process: then nobody else manages what is below its unit.
+pub(crate) fn has_started_us() -> bool {
+    let pid = std::env::var("SYSTEMD_EXEC_PID").ok();
+    pid.and_then(|pid| pid.parse().ok()) == Some(std::process::id())
 }
 
 /// The socket systemd named, if it did: a path, or an abstract name behind `@`.
@@ -221,5 +240,46 @@ fn connect() -> Option<UnixDatagram> {
             tracing::warn!("NOTIFY_SOCKET={named} cannot be reached: {error}");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::input::QUEUE;
+
+    #[tokio::test]
+    async fn what_systemd_does_not_take_waits_and_a_descriptor_is_not_said_to_be_kept() {
+        let (socket, peer) = UnixDatagram::pair().unwrap();
+        for one in [&socket, &peer] {
+            one.set_nonblocking(true).unwrap();
+        }
+        while socket.send(b"full").is_ok() {}
+        let (inputs, _queue) = tokio::sync::mpsc::channel(QUEUE);
+        let mut systemd = Systemd {
+            inputs,
+            socket: Some(socket),
+            kept: VecDeque::new(),
+            complained: false,
+            watchdog: None,
+            busy: false,
+            heartbeat: None,
+        };
+        systemd.ready("serves");
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let kind = |told: io::Result<()>| told.map_err(|error| error.kind());
+        assert_eq!(kind(systemd.keep("x", &fd)), Err(io::ErrorKind::WouldBlock));
+        assert!(!systemd.is_told());
+        assert!(systemd.heartbeat.is_some(), "it is told again");
+        let mut buffer = [0; 4096];
+        while peer.recv(&mut buffer).is_ok() {}
+        assert_eq!(kind(systemd.keep("x", &fd)), Ok(()));
+        assert!(systemd.is_told());
+        let mut heard = || {
+            let length = peer.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        };
+        assert!(heard().contains("READY=1"));
+        assert!(heard().contains("FDSTORE=1\nFDNAME=x\n"));
     }
 }

@@ -210,6 +210,28 @@ fn a_group_that_a_dead_supervisor_left_is_not_shared_and_goes_with_what_is_in_it
 }
 
 #[test]
+fn under_systemd_a_start_without_a_record_ends_what_is_left_in_the_groups() {
+    let part = Part::given("ended");
+    let [shell, option, into, name] = part.launcher();
+    // As systemd tells a process that it is the unit's own.
+    let as_main = format!("export SYSTEMD_EXEC_PID=$$; {into}");
+    let launcher = [shell.as_str(), &option, &as_main, &name];
+    let first = alone().launcher(launcher).start();
+    let (_, left) = first.serving();
+    first.kill();
+    assert!(is_alive(left));
+    fs::remove_file(first.path("control.record")).unwrap();
+    let mut second = first.start_again();
+    second.settle();
+    assert!(!is_alive(left), "{}", second.log());
+    let (generation, pid) = second.serving();
+    assert_eq!(generation, 1);
+    assert!(group_of(pid).ends_with("-1-0"), "{}", group_of(pid));
+    assert_eq!(part.generations(), ["generation-heirloom-demo-1-0"]);
+    second.stop();
+}
+
+#[test]
 fn where_nothing_was_given_nothing_is_made() {
     let part = Part::kept("kept");
     let mut supervisor = part.setup(alone()).start();

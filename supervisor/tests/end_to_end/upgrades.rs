@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -127,6 +128,83 @@ fn a_program_that_cannot_follow_changes_nothing() {
     fs::write(&own, &whole).unwrap();
     supervisor.settle();
     upgrade(&supervisor);
+    supervisor.stop();
+}
+
+#[test]
+fn the_health_of_a_generation_in_its_probation_is_looked_at_after_an_upgrade_and_a_death() {
+    let setup = Setup::server([]).args(["--probation", "10m"]);
+    let check = setup.script("check", "#!/bin/sh\necho >> {dir}/well\n");
+    let health = format!("exec:{}", check.to_str().unwrap());
+    let first = setup
+        .args(["--health", &health, "--health-every", "50ms"])
+        .start();
+    let well = || fs::read(first.path("well")).map_or(0, |lines| lines.len());
+    let is_looked_at = || {
+        let before = well();
+        // One may have been under way.
+        eventually("the command has run again", || well() > before + 1);
+    };
+    is_looked_at();
+    upgrade(&first);
+    is_looked_at();
+    first.kill();
+    let second = first.start_again();
+    is_looked_at();
+    second.stop();
+}
+
+#[test]
+fn what_systemd_was_not_told_yet_is_waited_for_and_its_watchdog_is_fed_at_once() {
+    // Without a generation in reserve, which would be waited for as well.
+    let setup = Setup::demo().args(["--probation", "0s"]);
+    let path = setup.path("systemd.sock");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let mut said = String::new();
+    let mut hear = || {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = systemd.recv(&mut buffer) {
+            said.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            said.push('\n');
+        }
+        said.clone()
+    };
+    let notify = format!("NOTIFY_SOCKET={}", path.display());
+    // By itself it would be fed every half hour.
+    let mut supervisor = setup
+        .launcher(["env", &notify, "WATCHDOG_USEC=3600000000"])
+        .start();
+    supervisor.settle();
+    eventually("it is ready", || hear().contains("READY=1"));
+    let stranger = UnixDatagram::unbound().unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    while stranger.send_to(b"full", &path).is_ok() {}
+    supervisor.reload();
+    supervisor.settle();
+    let refused = supervisor.expect(1, ["upgrade", "--timeout", "500ms"]);
+    assert!(refused.contains("did not end within"), "{refused}");
+    assert_eq!(generation(&supervisor), 1);
+    let count = |said: &str, what: &str| said.matches(what).count();
+    eventually("the end of the reload is heard", || {
+        count(&hear(), "READY=1") == 2
+    });
+    let fed = count(&hear(), "WATCHDOG=1");
+    upgrade(&supervisor);
+    eventually("the watchdog is fed", || count(&hear(), "WATCHDOG=1") > fed);
+    supervisor.stop();
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_any_more_does_not_end_the_successor() {
+    let setup = Setup::demo().of_its_own();
+    fs::create_dir(setup.path("logs")).unwrap();
+    let supervisor = setup.args(["--log-file", "{dir}/logs/log"]).start();
+    let serving = supervisor.serving();
+    fs::remove_dir_all(supervisor.path("logs")).unwrap();
+    upgrade(&supervisor);
+    assert_eq!(supervisor.serving(), serving);
+    assert!(supervisor.log().contains("the log cannot be opened"));
     supervisor.stop();
 }
 

@@ -54,6 +54,7 @@ scenarios! {
         restart_serves_again,
         stop_leaves_nothing,
         a_supervisor_that_is_killed_costs_no_request,
+        a_start_after_a_kill_without_a_restart_ends_what_was_left,
         an_upgrade_keeps_the_main_process;
     activation:
         first_connection_starts_the_service,

@@ -45,8 +45,11 @@ pub(crate) enum Lost {
 impl Runner {
     /// Whether nothing of it is in the middle of something: only then can a successor in place take over.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let in_between =
-            |process: &Process| process.phase == Phase::Starting || !process.wishes.is_empty();
+        let in_between = |process: &Process| {
+            process.phase == Phase::Starting
+                || !process.wishes.is_empty()
+                || process.deadlines.bereft.is_some()
+        };
         !self.is_busy()
             && self.active.is_none()
             && self.migrations.is_empty()
@@ -344,6 +347,10 @@ impl Runner {
         let ids: Vec<ProcessId> = self.processes.keys().copied().collect();
         for id in ids {
             self.watch_adopted(id);
+            let proving = |process: &Process| process.deadlines.probation.is_some();
+            if self.processes.get(&id).is_some_and(proving) {
+                self.begin_health(id);
+            }
             let Some(process) = self.processes.get(&id) else {
                 continue;
             };

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Stage, Supervisor};
+use super::{Stage, Supervisor, check_threads};
 use crate::config::file::Configuration;
 use crate::control::protocol::{Fault, Refusal};
 use crate::daemon::adoption;
@@ -20,7 +20,7 @@ use crate::daemon::input::Input;
 use crate::daemon::listeners::Returning;
 use crate::daemon::record::handles::{Found, Purpose};
 use crate::daemon::record::slots::Slots;
-use crate::daemon::record::{self, Handle, Held, Passage};
+use crate::daemon::record::{self, Handle, Held, LARGEST_BYTES, Passage, Unreadable};
 use crate::daemon::runner::{Runner, What};
 use crate::daemon::server::{Conversations, OnHold};
 use crate::daemon::timer::Timer;
@@ -59,6 +59,10 @@ pub(super) struct Keeping {
     slots: Option<Slots>,
     /// What systemd keeps for us.
     pub(super) by_systemd: BTreeSet<Handle>,
+    /// Whether systemd has not listened when it was last told what to keep.
+    is_behind: bool,
+    /// A file of which nothing can be used, which systemd still keeps under the record's name.
+    useless: Option<Handle>,
     /// Whether it was said that it cannot be written.
     complained: bool,
 }
@@ -86,13 +90,22 @@ impl Keeping {
             handle: handle.unwrap_or_else(Handle::new),
             slots,
             by_systemd,
+            is_behind: false,
+            useless: None,
             complained: false,
         }
     }
 
+    /// Systemd keeps a record that nobody needs any more.
+    pub(super) fn has_useless_record(&mut self) {
+        let handle = Handle::new();
+        self.useless = Some(handle);
+        self.by_systemd.insert(handle);
+    }
+
     /// Under which name systemd keeps a descriptor.
     fn name_of(&self, handle: Handle) -> String {
-        if handle == self.handle {
+        if handle == self.handle || self.useless == Some(handle) {
             adoption::RECORD_NAME.to_owned()
         } else {
             format!("{}{}", adoption::HANDLE_PREFIX, handle.0)
@@ -179,7 +192,9 @@ impl Supervisor {
         let known = adoption::processes(&record).map(|running| running.rendezvous.clone());
         let known: BTreeSet<String> = known.collect();
         self.systemd.set_busy(true);
-        self.restore(record, Bond::Adopted, found, &mut Returning::default())?;
+        let mut sockets = Returning::default();
+        self.restore(record, Bond::Adopted, found, &mut sockets)?;
+        sockets.were_taken_over();
         adoption::end_strays(&self.context.lineage, &known);
         for runner in self.runners() {
             runner.inquire_all();
@@ -223,17 +238,23 @@ impl Supervisor {
         let news = self.news_for_systemd(&held);
         drop(held);
         // First what the record speaks of.
+        self.keeping.is_behind = false;
         for (handle, fd) in news {
             let name = self.keeping.name_of(handle);
-            match fd {
-                Some(fd) => {
-                    self.systemd.keep(&name, fd);
-                    self.keeping.by_systemd.insert(handle);
+            let told = match &fd {
+                Some(fd) => self.systemd.keep(&name, fd),
+                None => self.systemd.forget(&name),
+            };
+            match (told, fd) {
+                (Ok(()), Some(_)) => drop(self.keeping.by_systemd.insert(handle)),
+                (Ok(()), None) => drop(self.keeping.by_systemd.remove(&handle)),
+                // Told again with the next record, for which a heartbeat sees.
+                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.keeping.is_behind = true;
+                    break;
                 }
-                None => {
-                    self.systemd.forget(&name);
-                    self.keeping.by_systemd.remove(&handle);
-                }
+                // Told again with the next record, whenever that is.
+                (Err(_), _) => {}
             }
         }
         let Some(slots) = &mut self.keeping.slots else {
@@ -281,7 +302,8 @@ impl Supervisor {
             slots.remove();
         }
         for handle in std::mem::take(&mut self.keeping.by_systemd) {
-            self.systemd.forget(&self.keeping.name_of(handle));
+            // A service that has stopped keeps nothing with systemd anyway.
+            let _told = self.systemd.forget(&self.keeping.name_of(handle));
         }
     }
 
@@ -378,7 +400,10 @@ impl Supervisor {
     /// Makes way for a successor that was tried, if nothing is in the middle of something. Does not return
     /// then.
     pub(super) fn follow_if_at_rest(&mut self) {
-        let at_rest = self.runners().all(|runner| runner.is_at_rest());
+        // What waits to be told is lost with this process's memory. While it waits there are heartbeats,
+        // after which this is looked at again.
+        let systemd_is_told = self.systemd.is_told() && !self.keeping.is_behind;
+        let at_rest = systemd_is_told && self.runners().all(|runner| runner.is_at_rest());
         let Some(Upgrade {
             stage: UpgradeStage::Waiting { look },
             ..
@@ -436,6 +461,13 @@ impl Supervisor {
         let conversations = self.desk.conversations();
         let (passage, held) = self.passage(&conversations);
         let document = serde_json::to_vec(&passage).map_err(|error| error.to_string())?;
+        // The trial has seen neither the clients nor the limit on processes of this moment.
+        if document.len() > LARGEST_BYTES {
+            return Err(Unreadable::TooLarge(document.len()).to_string());
+        }
+        check_threads().map_err(|error| {
+            format!("no threads can be started ({error}), and the successor needs some")
+        })?;
         let passed: Vec<BorrowedFd<'_>> = held.descriptors().values().copied().collect();
         self.log.flush();
         Err(upgrade.successor.follow(&document, &passed))

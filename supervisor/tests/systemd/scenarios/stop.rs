@@ -104,6 +104,25 @@ pub(crate) fn a_supervisor_that_is_killed_costs_no_request(machine: &Machine) {
     assert!(service.get("/version").is_err(), "the port is free");
 }
 
+pub(crate) fn a_start_after_a_kill_without_a_restart_ends_what_was_left(machine: &Machine) {
+    let service = Service::configure(machine, "");
+    // As after a stop that took too long: systemd keeps neither descriptors nor the runtime directory.
+    service.set("Restart=no");
+    service.systemctl("start");
+    let (_, program) = serving(service);
+    let program = machine.path(&format!("/proc/{program}"));
+    kill_main(machine);
+    service.await_property("ActiveState", "failed");
+    assert!(program.exists(), "{}", service.story());
+    assert!(!machine.path("/run/heirloom/shop").exists());
+    service.systemctl("start");
+    assert!(!program.exists(), "{}", service.story());
+    assert_eq!(serving(service).0, 1, "{}", service.story());
+    service.get("/version").expect("serves again");
+    service.systemctl("stop");
+    assert_eq!(service.processes(), Vec::<String>::new());
+}
+
 pub(crate) fn an_upgrade_keeps_the_main_process(machine: &Machine) {
     let service = Service::start(machine, "");
     let main_pid = service.property("MainPID");
