@@ -54,7 +54,7 @@ impl<'a> Message<'a> {
     }
 
     pub(super) fn reason(&self) -> String {
-        cut(self.find("REASON").unwrap_or("no reason was given")).to_owned()
+        one_line(cut(self.find("REASON").unwrap_or("no reason was given")))
     }
 
     pub(super) fn counts(&self, key: &'static str) -> Result<Counts, BadMessage> {
@@ -113,9 +113,9 @@ impl Text {
     }
 }
 
-/// A line break would end the value.
+/// A line break would end the value, and people read it on a terminal.
 pub(super) fn one_line(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
+    text.replace(char::is_control, " ")
 }
 
 /// At most as long as a reason may be.

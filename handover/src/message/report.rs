@@ -165,7 +165,7 @@ impl Report {
         Ok(match message.name {
             "HELLO" => Self::Hello {
                 protocol: message.number("PROTOCOL")?,
-                version: cut(message.find("VERSION").unwrap_or_default()).to_owned(),
+                version: one_line(cut(message.find("VERSION").unwrap_or_default())),
                 reads: message.reads()?,
                 way_back: message.find("WAY_BACK") == Some("1"),
             },

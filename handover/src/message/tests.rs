@@ -224,6 +224,21 @@ fn a_message_without_what_it_needs_is_refused() {
 }
 
 #[test]
+fn what_people_read_has_no_control_characters() {
+    let report = Report::parse(b"MESSAGE=FAILED\nMIGRATION=1\nREASON=\x1b[31mno\rway").unwrap();
+    assert_eq!(
+        report,
+        Report::Failed {
+            migration: 1,
+            reason: " [31mno way".to_owned()
+        }
+    );
+    assert_eq!(Report::parse(&report.to_bytes()), Ok(report));
+    let hello = Report::parse(b"MESSAGE=HELLO\nPROTOCOL=1\nVERSION=1\x072").unwrap();
+    assert_eq!(Report::parse(&hello.to_bytes()), Ok(hello));
+}
+
+#[test]
 fn a_reason_is_one_line_of_bounded_length() {
     let reason = format!("first\nMESSAGE=COMMITTED {}", "ä".repeat(2000));
     let order = Order::Abort {

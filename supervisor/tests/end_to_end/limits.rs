@@ -33,9 +33,9 @@ fn sleeping() -> Setup {
 }
 
 #[test]
-fn fifty_descriptors_are_enough() {
+fn eighty_descriptors_are_enough() {
     let mut supervisor = Setup::demo()
-        .launcher(["prlimit", "--nofile=50:50"])
+        .launcher(["prlimit", "--nofile=80:80"])
         .start();
     load::under_load(&supervisor, || {
         for _ in 0..10 {
@@ -48,7 +48,7 @@ fn fifty_descriptors_are_enough() {
         .lines()
         .find(|line| line.starts_with("Max open files"));
     let files: Vec<&str> = files.unwrap().split_ascii_whitespace().collect();
-    assert_eq!(files[3..5], ["50", "50"]);
+    assert_eq!(files[3..5], ["80", "80"]);
     supervisor.settle();
     supervisor.stop();
 }

@@ -173,13 +173,18 @@ impl Giver {
                 // Events that are still to be heeded come first: it may go on to the reserve.
                 State::Yielded => events.is_empty(),
                 State::Serving => true,
+                State::Reserve => {
+                    if self.unheeded == Some(Event::Retire) {
+                        events.extend(self.stand_down());
+                    }
+                    false
+                }
                 State::Copying
                 | State::Converged
                 | State::Freezing
                 | State::Frozen
                 | State::Rehearsed
-                | State::Resolving
-                | State::Reserve => false,
+                | State::Resolving => false,
             };
             if settled {
                 events.extend(self.unheeded.take());

@@ -37,7 +37,7 @@ impl Runner {
             } => {
                 let hello = Hello {
                     // It is shown on terminals.
-                    version: version.replace(char::is_control, " "),
+                    version: version.clone(),
                     reads: reads.clone(),
                     way_back: *way_back,
                 };
@@ -109,6 +109,7 @@ impl Runner {
                 let text = format!("it owns the state again, with every change: {reason}");
                 self.note(generation, EventKind::Returned, &text);
             }
+            Report::WayLost { reason, .. } => self.way_lost(id, &reason),
             // Told once a migration, however often it is said.
             Report::Thawed {
                 migration, reason, ..

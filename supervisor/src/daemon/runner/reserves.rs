@@ -159,9 +159,9 @@ impl Runner {
                 (Event::StoodDown, EventKind::StoodDown, text)
             }
             Report::WayLost { reason, .. } if !by_old => {
-                let text = format!("there is no way back from it any more: {reason}");
-                self.warn_of(new, &text);
-                (Event::Lost, EventKind::NoWayBack, text)
+                self.way_lost(new, reason);
+                self.reserve(new, Event::Lost);
+                return true;
             }
             Report::Failed { reason, .. } | Report::Thawed { reason, .. } if !by_old => {
                 let text = format!("it keeps the state: {reason}");
@@ -176,6 +176,15 @@ impl Runner {
         self.note(generation, kind, &text);
         self.reserve(new, event);
         true
+    }
+
+    /// A new process has given the way back up. The one in reserve hears that from it too, and may have stood
+    /// down for it before.
+    pub(super) fn way_lost(&mut self, new: ProcessId, reason: &str) {
+        let generation = self.processes.get(&new).map(|new| new.generation);
+        let text = format!("there is no way back from it any more: {reason}");
+        self.warn_of(new, &text);
+        self.note(generation, EventKind::NoWayBack, &text);
     }
 
     /// Something happened to a reserve.
