@@ -100,6 +100,7 @@ impl Phases {
         PhaseWatch {
             receiver: self.sender.subscribe(),
             change: None,
+            refused: None,
         }
     }
 }
@@ -108,9 +109,17 @@ impl Phases {
 pub(crate) struct PhaseWatch {
     receiver: watch::Receiver<Phase>,
     change: Option<Pin<Box<dyn Future<Output = watch::Receiver<Phase>> + Send>>>,
+    /// Where this connection cannot go.
+    refused: Option<Arc<Mover>>,
 }
 
 impl PhaseWatch {
+    /// The connection could not go there: as long as others do, it is served as usual. The state may come
+    /// back and move once more, and then so may the connection.
+    pub(crate) fn stay(&mut self, refused: Arc<Mover>) {
+        self.refused = Some(refused);
+    }
+
     /// The phase as it is now; the task that asks is woken when it changes.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Phase {
         loop {
@@ -130,9 +139,21 @@ impl PhaseWatch {
                     self.receiver = receiver;
                     self.change = None;
                 }
-                Poll::Pending => return self.receiver.borrow().clone(),
+                Poll::Pending => return self.now(),
             }
         }
+    }
+
+    fn now(&self) -> Phase {
+        match &*self.receiver.borrow() {
+            Phase::Moving(mover) if self.cannot_go(mover) => Phase::Serving,
+            phase => phase.clone(),
+        }
+    }
+
+    fn cannot_go(&self, mover: &Arc<Mover>) -> bool {
+        let refused = self.refused.as_ref();
+        refused.is_some_and(|refused| Arc::ptr_eq(refused, mover))
     }
 
     /// Waits for the end of serving as usual.

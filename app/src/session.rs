@@ -8,7 +8,15 @@
 //!
 //! [`WebSocket`]: crate::websocket::WebSocket
 
-use std::{fmt, future::Future, io, marker::PhantomData, ops::Range, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    marker::PhantomData,
+    ops::Range,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use heirloom_state_codec::{
     AtticRecord, Bincode, Codec, Context, Lineage, MigrateError, Step, read_entry, write_entry,
@@ -111,27 +119,37 @@ pub struct Leave {
     drain: Drain,
     name: Arc<str>,
     versions: Arc<[u32]>,
-    /// The next generation did not take it.
-    stays: bool,
+    /// Where it was last asked to go.
+    way: Way,
+}
+
+/// Where a session is to go, and in which version, for whoever waits until its handler returns it.
+#[derive(Clone, Default)]
+struct Way(Arc<Mutex<Option<(Arc<Mover>, u32)>>>);
+
+impl Way {
+    fn lock(&self) -> MutexGuard<'_, Option<(Arc<Mover>, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Leave {
     /// Waits until the session is asked to leave. Cheap to give up and call again.
     pub async fn asked(&mut self) -> Leaving {
-        if !self.stays {
+        loop {
             tokio::select! {
                 biased;
                 mover = moving(&mut self.phases) => {
-                    if version(&mover, &self.name, &self.versions).is_some() {
-                        return Leaving::Move;
-                    }
-                    self.stays = true;
+                    let Some(version) = version(&mover, &self.name, &self.versions) else {
+                        self.phases.stay(mover);
+                        continue;
+                    };
+                    *self.way.lock() = Some((mover, version));
+                    return Leaving::Move;
                 }
                 () = self.drain.begun() => return Leaving::End,
             }
         }
-        self.drain.begun().await;
-        Leaving::End
     }
 }
 
@@ -140,7 +158,6 @@ impl fmt::Debug for Leave {
         formatter
             .debug_struct("Leave")
             .field("name", &self.name)
-            .field("stays", &self.stays)
             .finish_non_exhaustive()
     }
 }
@@ -289,23 +306,24 @@ where
 
     async fn run(self, mut session: Session<V>, _seat: Seat) {
         let _counted = self.drain.census().count(Speaks::Session);
-        let mut stays = false;
+        let mut refused = None;
         loop {
+            let mut phases = self.drain.phases().watch();
+            if let Some(mover) = refused.take() {
+                phases.stay(mover);
+            }
+            let way = Way::default();
             let leave = Leave {
-                phases: self.drain.phases().watch(),
+                phases,
                 drain: self.drain.clone(),
                 name: Arc::clone(&self.name),
                 versions: Arc::clone(&self.versions),
-                stays,
+                way: way.clone(),
             };
             let Some(parked) = (self.handler)(session, leave).await else {
                 return;
             };
-            let moving = self.drain.phases().mover();
-            let version = moving
-                .as_ref()
-                .and_then(|mover| version(mover, &self.name, &self.versions));
-            let (Some(mover), Some(version)) = (moving, version) else {
+            let Some((mover, version)) = way.lock().take() else {
                 // It was not asked to: it has ended.
                 return parked.close().await;
             };
@@ -313,7 +331,7 @@ where
                 None => return,
                 Some(back) => session = back,
             }
-            stays = true;
+            refused = Some(mover);
         }
     }
 

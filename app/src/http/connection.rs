@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     Drain,
-    moving::{Kind, Parked, Phase, PhaseWatch, Phases, census::Speaks, giving::Mover},
+    moving::{Kind, Parked, Phase, PhaseWatch, census::Speaks, giving::Mover},
     stream::{Rewound, Stream},
 };
 
@@ -129,7 +129,7 @@ where
                 };
                 // It stays here after all, and is served with the others that do.
                 (head, stream) = back;
-                phases = Phases::new().watch();
+                phases.stay(mover);
                 continue;
             }
             drop(counted);
@@ -190,7 +190,6 @@ where
         clock: &mut Clock,
         phases: &mut PhaseWatch,
     ) {
-        let mut stays = None;
         let mut builder = http1::Builder::new();
         // The limits are the clock's, which knows an idle connection from a slow head.
         builder.header_read_timeout(None).half_close(true);
@@ -205,7 +204,6 @@ where
                 drain: self.drain.clone(),
             };
             let mut http = builder.serve_connection(TokioIo::new(io), service);
-            let phases = stays.as_mut().unwrap_or(&mut *phases);
             let stop = poll_fn(|context| {
                 let phase = phases.poll(context);
                 watch.lock().hold(!matches!(phase, Phase::Serving));
@@ -258,17 +256,16 @@ where
             {
                 return upgrade.start(socket, [parts.read_buf, unread].concat());
             }
-            if let Stop::Move(mover) = &stop {
+            if let Stop::Move(mover) = stop {
                 let bytes = [parts.read_buf, unread].concat();
-                match self.moved(Start::Http1, bytes, socket, mover).await {
-                    None => return,
-                    Some((bytes, back)) => {
-                        // It stays here after all, and is drained.
-                        (head, stream) = (bytes.into(), back);
-                        stays = Some(Phases::new().watch());
-                        continue;
-                    }
-                }
+                let Some((bytes, back)) = self.moved(Start::Http1, bytes, socket, &mover).await
+                else {
+                    return;
+                };
+                // It stays here after all.
+                (head, stream) = (bytes.into(), back);
+                phases.stay(mover);
+                continue;
             }
             if quiet && (!parts.read_buf.is_empty() || socket.has_unread_bytes()) {
                 // A request came at the last moment. It is answered, and says that it is the last.
@@ -286,7 +283,8 @@ where
                 }
                 // Closing politely would wait for room that does not come.
                 Stop::Expired(Expiry::WriteBlocked) => {}
-                Stop::Expired(Expiry::Quiet) | Stop::Done | Stop::Move(_) => socket.close().await,
+                Stop::Expired(Expiry::Quiet) | Stop::Done => socket.close().await,
+                Stop::Move(_) => {}
             }
             return;
         }

@@ -56,9 +56,8 @@ where
         Box::pin(async move {
             let mut response = response.await?;
             // HTTP/2 has no such field: there it is GOAWAY that says it.
-            // What may yet move is not sent away.
-            let phases = drain.phases();
-            let leaves = (drain.has_begun() || phases.mover().is_some()) && !phases.is_moving();
+            // What may yet move is not sent away, nor what stays while the state may come back.
+            let leaves = drain.has_begun() && !drain.phases().is_moving();
             if version < Version::HTTP_2 && leaves {
                 response
                     .headers_mut()

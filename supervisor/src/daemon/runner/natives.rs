@@ -105,7 +105,7 @@ impl Runner {
             Report::Returned { reason, .. } if process.deadlines.bereft.is_some() => {
                 process.deadlines.bereft = None;
                 process.reason = None;
-                process.native.custody = Custody::Owner;
+                self.owns_again(id);
                 let text = format!("it owns the state again, with every change: {reason}");
                 self.note(generation, EventKind::Returned, &text);
             }

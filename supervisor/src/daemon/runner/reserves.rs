@@ -311,7 +311,7 @@ impl Runner {
         match outcome {
             Outcome::Kept => self.life(old, Life::Retire, events),
             Outcome::Returned | Outcome::GivenBack => {
-                self.entrust(old, Custody::Owner);
+                self.owns_again(old);
                 let parting = match (outcome, reserve.yielded) {
                     (Outcome::GivenBack, false) => Custody::Parting {
                         number: reserve.number,
@@ -337,6 +337,14 @@ impl Runner {
                 // What is left is to roll back in the other way.
                 Outcome::Kept | Outcome::Fallen => self.jobs.push_front(job),
             }
+        }
+    }
+
+    /// A process has its state back: its connections are its own, and none has moved in what comes next.
+    pub(super) fn owns_again(&mut self, old: ProcessId) {
+        self.entrust(old, Custody::Owner);
+        if let Some(process) = self.processes.get_mut(&old) {
+            process.native.connections = None;
         }
     }
 

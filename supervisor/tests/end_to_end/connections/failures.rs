@@ -156,6 +156,58 @@ fn a_new_generation_that_dies_while_connections_move_leaves_the_others_to_the_on
     assert_eq!(busy.answer(), "value=1 generation=1");
     assert_eq!(busy.generation(), 1);
     assert_eq!(Wire::connect(address).generation(), 1);
+    drop(busy);
+    supervisor.settle();
+    supervisor.stop();
+}
+
+#[test]
+fn what_a_dead_generation_had_no_room_for_goes_to_the_one_after_it() {
+    let mut supervisor = talking().start();
+    let mut idle: Vec<Wire> = (0..60)
+        .map(|_| Wire::connect(supervisor.address("http")))
+        .collect();
+    for wire in &mut idle {
+        assert_eq!(wire.generation(), 1);
+    }
+    let mut lined: Vec<Wire> = (0..60)
+        .map(|_| Wire::connect(supervisor.address("chat")))
+        .collect();
+    for wire in &mut lined {
+        wire.send("NAME ann\n");
+        assert_eq!(wire.line(), "OK ann");
+    }
+    let cramped = ["reload", "--", "prlimit", "--nofile=50:50", &super::demo(1)];
+    supervisor.expect(0, cramped);
+    // They are not sent away as long as the state may come back.
+    let answer = |wire: &mut Wire| {
+        wire.send(get("/hello"));
+        let answer = wire.try_answer().unwrap();
+        assert!(!answer.says_close(), "{answer:?}");
+        super::number(&answer.body, "generation")
+    };
+    idle.retain_mut(|wire| answer(wire) == 1);
+    kill(Pid::from_raw(supervisor.serving().1), Signal::SIGKILL).unwrap();
+    supervisor.events().wait_for_generation("returned", 1);
+    lined.retain_mut(|wire| !wire.is_closed());
+    assert!(
+        idle.len() > 10 && lined.len() > 10,
+        "{} and {}",
+        idle.len(),
+        lined.len()
+    );
+
+    let report = supervisor.reload();
+    for wire in &mut idle {
+        assert_eq!(answer(wire), 3);
+    }
+    for wire in &mut lined {
+        wire.send("SAY hello\n");
+        assert!(wire.line().contains("gen=3"));
+    }
+    let moved = report["connections"]["moved"]["http/1"].as_u64();
+    assert_eq!(moved, Some(idle.len() as u64), "{report}");
+    drop((idle, lined));
     supervisor.settle();
     supervisor.stop();
 }
