@@ -123,12 +123,15 @@ pub struct Leave {
     way: Way,
 }
 
-/// Where a session is to go, and in which version, for whoever waits until its handler returns it.
+/// Where a session goes, and in which version.
+type Destination = (Arc<Mover>, u32);
+
+/// Where a session is to go, for whoever waits until its handler returns it.
 #[derive(Clone, Default)]
-struct Way(Arc<Mutex<Option<(Arc<Mover>, u32)>>>);
+struct Way(Arc<Mutex<Option<Destination>>>);
 
 impl Way {
-    fn lock(&self) -> MutexGuard<'_, Option<(Arc<Mover>, u32)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Destination>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
