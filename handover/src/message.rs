@@ -156,6 +156,8 @@ pub enum Standing {
     Frozen,
     /// It has given the state away.
     Yielded,
+    /// The same, and it follows what becomes of it.
+    Reserve,
 }
 
 impl Standing {
@@ -166,6 +168,7 @@ impl Standing {
             "owning" => Ok(Self::Owning),
             "frozen" => Ok(Self::Frozen),
             "yielded" => Ok(Self::Yielded),
+            "reserve" => Ok(Self::Reserve),
             other => Err(BadMessage::Value {
                 key: "PHASE",
                 value: cut(other).to_owned(),
@@ -182,6 +185,7 @@ impl fmt::Display for Standing {
             Self::Owning => "owning",
             Self::Frozen => "frozen",
             Self::Yielded => "yielded",
+            Self::Reserve => "reserve",
         })
     }
 }

@@ -8,8 +8,10 @@
 //! The promise it keeps: whoever hears of the end, hears of it from the one in reserve, or after its death. A
 //! process that does not answer is killed before another one is started in its place.
 
+use serde::{Deserialize, Serialize};
+
 /// How far a reserve is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum State {
     /// The old one follows the new one.
     Standing,
@@ -139,6 +141,19 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
             | Event::Lost
             | Event::Deadline => stay,
         },
+    }
+}
+
+/// What a supervisor does that finds a reserve in this state, for it cannot know whether it was done: the
+/// one before it may have died first. Either does nothing where it was.
+pub(crate) fn resumed(state: State) -> &'static [Action] {
+    match state {
+        State::Standing | State::Ended => &[],
+        State::Dismissing => &[Action::StandDown, Action::Allow],
+        // The new one refuses a second order, which would mean that it keeps the state: if there was none,
+        // the time for an answer passes.
+        State::Returning => &[Action::Allow],
+        State::Burying | State::Deciding => &[Action::KillNew, Action::Allow],
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::service::Service;
 use crate::control::protocol::{Connections, Event, Report};
 use crate::core::generation::Phase;
 use crate::core::service::{self as machine, PlanId, ProcessId};
-use crate::core::transfer;
+use crate::core::{reserve, transfer};
 use crate::daemon::process::Custody;
 use crate::daemon::runner::What;
 pub(crate) use handles::{Handle, Held};
@@ -94,6 +94,7 @@ pub(crate) struct Runner {
     pub(crate) plans: BTreeMap<PlanId, Plan>,
     pub(crate) processes: Vec<Process>,
     pub(crate) migrations: Vec<Migration>,
+    pub(crate) reserves: Vec<Reserve>,
     /// The handover under way.
     pub(crate) active: Option<Active>,
     /// Handovers that were asked for and have not begun.
@@ -269,6 +270,18 @@ pub(crate) struct Migration {
     pub(crate) purpose: transfer::Purpose,
     pub(crate) state: transfer::State,
     pub(crate) freeze_ms: u64,
+    pub(crate) yielded: bool,
+    pub(crate) way_back: bool,
+}
+
+/// A process in reserve.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Reserve {
+    pub(crate) new: ProcessId,
+    pub(crate) old: ProcessId,
+    /// Of the migration that led to it.
+    pub(crate) number: u64,
+    pub(crate) state: reserve::State,
     pub(crate) yielded: bool,
 }
 

@@ -302,7 +302,7 @@ impl Runner {
                 if let Some(active) = &mut self.active {
                     active.first_retired.get_or_insert_with(Instant::now);
                 }
-                let stays = self.stands_in_reserve(process);
+                let stays = self.reserve_with(process).is_some();
                 let event = if stays { Life::Reserve } else { Life::Retire };
                 self.life(process, event, events);
             }

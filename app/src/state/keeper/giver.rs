@@ -199,6 +199,9 @@ impl Giver {
         }
         let supervised = matches!(self.supervision, Supervision::On);
         let way_back = self.keeper.core.gate.way_back();
+        if way_back.is_none() {
+            self.keeper.way_back = None;
+        }
         let mut went = Went::Waiting;
         if let Some(giving) = &mut self.giving {
             match giving.go_on() {

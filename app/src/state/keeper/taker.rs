@@ -170,11 +170,14 @@ impl Taker<'_> {
                 });
                 Some(self.begin(begun))
             }
-            Order::Commit { migration, alone } if migration == self.migration => Some(if alone {
-                Event::CommitAlone
-            } else {
-                Event::Commit
-            }),
+            Order::Commit { migration, alone } if migration == self.migration => {
+                if alone {
+                    // Nobody is left to go back to.
+                    self.way_back = None;
+                    return Some(Event::CommitAlone);
+                }
+                Some(Event::Commit)
+            }
             Order::Who => {
                 let phase = match self.state {
                     State::Greeting => Standing::Greeting,

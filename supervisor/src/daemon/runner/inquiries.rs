@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use super::Runner;
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
+use crate::core::reserve;
 use crate::core::service::ProcessId;
 use crate::core::transfer::{self, State};
 use crate::daemon::family::Bond;
@@ -86,7 +87,11 @@ impl Runner {
         self.note(generation, EventKind::Adopted, text);
         if mute {
             if self.processes.get(&id).map(|one| one.phase) == Some(Phase::Reserve) {
-                self.feed(id, Life::Retire);
+                // What it would have to be told in a rollback cannot be told.
+                match self.reserve_with(id) {
+                    Some(new) => self.reserve(new, reserve::Event::Dismiss),
+                    None => self.feed(id, Life::Retire),
+                }
             }
             // What it had to do with the state is known from the record alone.
             let input = ServiceInput::Process(id, ProcessInput::Deaf);
@@ -103,30 +108,16 @@ impl Runner {
             self.decide_inherited(new, id, standing);
             return;
         }
+        if self.stands_of_reserve(id, standing) {
+            return;
+        }
         let Some(process) = self.processes.get(&id) else {
             return;
         };
         let leaving = !matches!(process.phase, Phase::Starting | Phase::Serving);
         match (standing, process.native.custody) {
-            // Whoever could have told it to take its state back is gone.
-            (Standing::Yielded, _) if process.phase == Phase::Reserve => {
-                // If it cannot be told, it is told to end all the same.
-                let _untold = process.order(&Order::StandDown { migration }, &[]);
-                self.feed(id, Life::Retire);
-            }
-            (Standing::Yielded, _) => self.yielded(id, migration),
-            // It has taken its state back while nobody was there to hear of it, and another one was or will be
-            // started in its place: two must not own a state.
-            (Standing::Owning, _) if process.phase == Phase::Reserve => {
-                let generation = process.generation;
-                tracing::error!(
-                    service = self.service.name,
-                    generation,
-                    "it owns the state of a generation that died while there was no supervisor; it is told to end, and \
-                     the state with it"
-                );
-                self.feed(id, Life::Retire);
-            }
+            // It is a reserve for nobody that is known; RETIRE, which follows, ends it.
+            (Standing::Yielded | Standing::Reserve, _) => self.yielded(id, migration),
             (_, _) if leaving => {}
             (Standing::Greeting, Custody::Unasked | Custody::Waiting) => self.welcome(id),
             (
@@ -173,7 +164,7 @@ impl Runner {
         let by_old = by == migration.old;
         let decided = matches!(
             (by_old, standing),
-            (false, Standing::Owning) | (true, Standing::Yielded)
+            (false, Standing::Owning) | (true, Standing::Yielded | Standing::Reserve)
         );
         if decided && !migration.state.is_undecided() {
             // It was ordered, and the order was not recorded any more.
@@ -185,7 +176,7 @@ impl Runner {
         let why = "the supervisor died before the new program owned the state".to_owned();
         match (by_old, standing) {
             (false, Standing::Owning) => self.transfer(new, transfer::Event::Committed, None),
-            (true, Standing::Yielded) => {
+            (true, Standing::Yielded | Standing::Reserve) => {
                 migration.yielded = true;
                 self.transfer(new, transfer::Event::Yielded, None);
             }

@@ -159,7 +159,7 @@ impl Migration {
             verified: (0, 0),
             committed_at_usec: None,
             yielded: listed.yielded,
-            way_back: false,
+            way_back: listed.way_back,
             early: Vec::new(),
             inherited: true,
             old_stands: None,

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::handovers::{Active, Job};
 use super::migrations::{Migration, Moved};
+use super::reserves::Reserve;
 use super::{Context, Runner};
 use crate::config::service::Service;
 use crate::core::generation::{Event as Life, Phase};
@@ -53,7 +54,7 @@ impl Runner {
         !self.is_busy()
             && self.active.is_none()
             && self.migrations.is_empty()
-            && self.reserves.is_empty()
+            && self.reserves.values().all(Reserve::is_at_rest)
             && self.saving.is_none()
             && self.commands.is_empty()
             && !self.is_returning()
@@ -91,6 +92,11 @@ impl Runner {
                 .migrations
                 .iter()
                 .map(|(new, migration)| migration.record(*new))
+                .collect(),
+            reserves: self
+                .reserves
+                .iter()
+                .map(|(new, reserve)| reserve.record(*new))
                 .collect(),
             active: self.active.as_ref().map(|active| record::Active {
                 job: active.job.record(),
@@ -213,6 +219,10 @@ impl Runner {
             let new = migration.new;
             let migration = Migration::restore(&migration);
             runner.migrations.insert(new, migration);
+        }
+        for reserve in listed.reserves {
+            let restored = Reserve::restore(&reserve);
+            runner.reserves.insert(reserve.new, restored);
         }
         for (slot, point_ms) in listed.backoffs {
             let timer = runner.timer(until(point_ms), ServiceInput::BackoffOver(slot));
@@ -381,6 +391,9 @@ impl Runner {
 
     /// Asks the processes that were taken over from a supervisor that is gone.
     pub(crate) fn inquire_all(&mut self) {
+        for new in self.reserves.keys().copied().collect::<Vec<_>>() {
+            self.resume_reserve(new);
+        }
         for id in self.processes.keys().copied().collect::<Vec<_>>() {
             self.inquire(id);
         }
@@ -511,6 +524,7 @@ impl Migration {
             state: self.state,
             freeze_ms: in_ms(self.freeze),
             yielded: self.yielded,
+            way_back: self.way_back,
         }
     }
 }

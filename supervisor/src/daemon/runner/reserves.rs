@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use heirloom_handover::message::{Order, Reads, Report};
+use heirloom_handover::message::{Order, Reads, Report, Standing};
 
 use super::Runner;
 use super::handovers::Job;
@@ -20,6 +20,7 @@ use crate::core::reserve::{self, Action, Event, Outcome, State};
 use crate::core::service::{Event as Machine, ProcessId};
 use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::process::{Custody, Process};
+use crate::daemon::record;
 use crate::daemon::timer::Timer;
 
 /// How long one of the two may take to answer. Both do nothing else meanwhile, but for a snapshot to a slow
@@ -41,6 +42,34 @@ pub(crate) struct Reserve {
     /// Which deadline is the one that runs.
     allowed: u64,
     deadline: Option<Timer>,
+}
+
+impl Reserve {
+    /// Whether nothing is being waited for but the end of the probation.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.state == State::Standing
+    }
+
+    pub(super) fn record(&self, new: ProcessId) -> record::Reserve {
+        record::Reserve {
+            new,
+            old: self.old,
+            number: self.number,
+            state: self.state,
+            yielded: self.yielded,
+        }
+    }
+
+    pub(super) fn restore(listed: &record::Reserve) -> Self {
+        Self {
+            number: listed.number,
+            old: listed.old,
+            state: listed.state,
+            yielded: listed.yielded,
+            allowed: 0,
+            deadline: None,
+        }
+    }
 }
 
 /// What was said of a way back before it was known that there is one.
@@ -131,8 +160,10 @@ impl Runner {
     }
 
     /// The process in whose place this one would serve again.
-    pub(super) fn stands_in_reserve(&self, old: ProcessId) -> bool {
-        self.reserves.values().any(|reserve| reserve.old == old)
+    pub(super) fn reserve_with(&self, old: ProcessId) -> Option<ProcessId> {
+        let mut all = self.reserves.iter();
+        all.find(|(_, reserve)| reserve.old == old)
+            .map(|(new, _)| *new)
     }
 
     /// The new process of the reserve of this number that a process has a part in.
@@ -211,6 +242,22 @@ impl Runner {
         };
         let (state, actions) = reserve::step(reserve.state, event);
         reserve.state = state;
+        self.reserve_acts(new, actions, events);
+    }
+
+    /// Goes on with a reserve of a supervisor that is gone.
+    pub(super) fn resume_reserve(&mut self, new: ProcessId) {
+        let state = self.reserves.get(&new).map(|reserve| reserve.state);
+        let actions = state.map_or(&[][..], reserve::resumed);
+        let mut events = VecDeque::new();
+        self.reserve_acts(new, actions, &mut events);
+        self.drive_all(events);
+    }
+
+    fn reserve_acts(&mut self, new: ProcessId, actions: &[Action], events: &mut VecDeque<Machine>) {
+        let Some(reserve) = self.reserves.get(&new) else {
+            return;
+        };
         let (old, number) = (reserve.old, reserve.number);
         for action in actions {
             match action {
@@ -267,9 +314,7 @@ impl Runner {
 
     /// A process is dead, and all it said has been heard: the one in reserve, if it is one.
     pub(super) fn reserve_heard_death(&mut self, id: ProcessId) {
-        let mut all = self.reserves.iter();
-        let new = all.find(|(_, one)| one.old == id).map(|(new, _)| *new);
-        if let Some(new) = new {
+        if let Some(new) = self.reserve_with(id) {
             let generation = self.processes.get(&id).map(|old| old.generation);
             let text = "it died in reserve: there is no way back any more";
             self.note(generation, EventKind::StoodDown, text);
@@ -374,6 +419,40 @@ impl Runner {
         };
         self.last_handover = Some(report.clone());
         job.answer(&report);
+    }
+
+    /// A process that has a part in a reserve of a supervisor that is gone says what it has to do with the
+    /// state; says whether that was all there is to it. What it said meanwhile nobody has heard.
+    pub(super) fn stands_of_reserve(&mut self, id: ProcessId, standing: Standing) -> bool {
+        let mut all = self.reserves.iter_mut();
+        let Some((new, reserve)) = all.find(|(new, one)| **new == id || one.old == id) else {
+            return false;
+        };
+        let (new, number, by_old) = (*new, reserve.number, reserve.old == id);
+        let why = "while there was no supervisor".to_owned();
+        let report = match standing {
+            Standing::Owning if by_old => Report::Returned {
+                migration: number,
+                at_usec: 0,
+                reason: why,
+            },
+            Standing::Yielded if by_old => Report::StoodDown {
+                migration: number,
+                reason: why,
+            },
+            Standing::Yielded | Standing::Reserve if !by_old => {
+                reserve.yielded = true;
+                return true;
+            }
+            Standing::Owning
+            | Standing::Yielded
+            | Standing::Reserve
+            | Standing::Greeting
+            | Standing::Receiving
+            | Standing::Frozen => return by_old,
+            _unknown => return by_old,
+        };
+        self.reserve_said(new, id, &report)
     }
 
     /// Whether a rollback is under way that gives the state back.

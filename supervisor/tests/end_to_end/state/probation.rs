@@ -370,6 +370,74 @@ fn without_a_supervisor_the_one_in_reserve_still_takes_the_state_back() {
 }
 
 #[test]
+fn a_state_that_came_back_while_there_was_no_supervisor_is_served_on_under_the_next_one() {
+    let first = Setup::demo().args(LONG).start();
+    let address = first.address("http");
+    reload_to(&first, 2);
+    let mut client = Client::new(address, Habit::Fresh);
+    assert_eq!(client.post("/counters/a", ""), "1");
+    let killed = pid_of(&first, 2);
+    first.kill();
+    kill(killed, Signal::SIGKILL).unwrap();
+    assert_eq!(client.post("/counters/a", ""), "2");
+    let mut second = first.start_again();
+    let service = returned(&mut second, 1);
+    assert_eq!(service["last_handover"]["outcome"], "rolled-back");
+    assert_eq!(client.post("/counters/a", ""), "3");
+    reload_to(&second, 2);
+    assert_eq!(client.post("/counters/a", ""), "4");
+    second.stop();
+}
+
+#[test]
+fn the_next_supervisor_goes_on_with_a_probation() {
+    let first = Setup::demo().args(LONG).start();
+    let address = first.address("http");
+    reload_to(&first, 2);
+    let mut client = Client::new(address, Habit::Fresh);
+    assert_eq!(client.post("/counters/a", ""), "1");
+    first.kill();
+    let mut second = first.start_again();
+    second.events().wait_for_generation("adopted", 1);
+    assert_eq!(phase_of(&second, 1), "reserve");
+    second.expect(0, ["rollback"]);
+    returned(&mut second, 1);
+    assert_eq!(client.post("/counters/a", ""), "2");
+    reload_to(&second, 2);
+    second.kill();
+    let mut third = second.start_again();
+    third.events().wait_for_generation("adopted", 3);
+    kill(pid_of(&third, 3), Signal::SIGKILL).unwrap();
+    returned(&mut third, 1);
+    assert_eq!(client.post("/counters/a", ""), "3");
+    // One in reserve that is gone by then is known to be.
+    reload_to(&third, 2);
+    let reserve = pid_of(&third, 1);
+    third.kill();
+    kill(reserve, Signal::SIGKILL).unwrap();
+    let mut fourth = third.start_again();
+    fourth.events().wait_for_generation("stood-down", 1);
+    fourth.settle();
+    assert_eq!(fourth.serving().0, 4);
+    assert_eq!(client.post("/counters/a", ""), "4");
+    fourth.stop();
+}
+
+#[test]
+fn an_upgrade_in_the_probation_keeps_the_reserve() {
+    let mut supervisor = Setup::demo().args(LONG).start();
+    reload_to(&supervisor, 2);
+    let mut client = Client::new(supervisor.address("http"), Habit::Fresh);
+    assert_eq!(client.post("/counters/a", ""), "1");
+    supervisor.expect(0, ["upgrade"]);
+    assert_eq!(phase_of(&supervisor, 1), "reserve");
+    kill(pid_of(&supervisor, 2), Signal::SIGKILL).unwrap();
+    returned(&mut supervisor, 1);
+    assert_eq!(client.post("/counters/a", ""), "2");
+    supervisor.stop();
+}
+
+#[test]
 fn one_of_two_instances_that_fails_in_its_probation_brings_both_back() {
     let mut supervisor = Setup::demo().args(LONG).args(["--instances", "2"]).start();
     reload_to(&supervisor, 2);

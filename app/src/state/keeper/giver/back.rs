@@ -52,9 +52,22 @@ impl Giver {
 
     /// The supervisor needs no reserve any more.
     pub(super) fn stand_down(&mut self) -> Option<Event> {
-        let following = self.following.as_mut()?;
+        let Some(following) = self.following.as_mut() else {
+            self.has_stood_down();
+            return None;
+        };
         let outcome = following.stand_down("the supervisor needs no reserve any more")?;
         Some(self.followed(outcome))
+    }
+
+    /// Whoever asks does not know that it was told already, or that there never was a reserve here.
+    fn has_stood_down(&self) {
+        if self.state == State::Yielded {
+            self.keeper.tell(&Report::StoodDown {
+                migration: self.migration,
+                reason: "this generation does not follow the changes of the new one".to_owned(),
+            });
+        }
     }
 
     pub(super) fn followed(&mut self, outcome: Outcome) -> Event {
@@ -94,7 +107,7 @@ impl Giver {
     pub(super) fn may_return(&self, migration: u64) -> Result<(), &'static str> {
         let back = self.keeper.way_back.as_ref();
         if back.is_none_or(|back| back.migration != migration) {
-            return Err("there never was a way back, or it is of another migration");
+            return Err("there is no way back, or it is of another migration");
         }
         if self.state != State::Serving {
             return Err("the state is being copied, or has gone already");

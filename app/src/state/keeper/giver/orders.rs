@@ -99,7 +99,8 @@ impl Giver {
             Order::Who => {
                 let phase = match self.state {
                     State::Freezing | State::Frozen | State::Resolving => Standing::Frozen,
-                    State::Yielded | State::Reserve => Standing::Yielded,
+                    State::Yielded => Standing::Yielded,
+                    State::Reserve => Standing::Reserve,
                     State::Serving | State::Copying | State::Converged | State::Rehearsed => {
                         Standing::Owning
                     }
