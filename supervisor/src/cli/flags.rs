@@ -291,7 +291,7 @@ pub(crate) struct Events {
 /// Let everything finish what it has begun, and end
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 ended; 1 ended, and a state could not be saved; 2 usage; 3 no supervisor reached."
+    after_help = "Exit status: 0 ended; 1 ended, and a state could not be saved, or not ended; 2 usage; 3 no supervisor reached."
 )]
 pub(crate) struct Stop {
     #[command(flatten)]
@@ -299,6 +299,9 @@ pub(crate) struct Stop {
     /// After so long, end it all the same.
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Span>,
+    /// End the supervisor alone. What it runs serves on, and the next supervisor of its name takes it over.
+    #[arg(long, conflicts_with = "timeout")]
+    pub(crate) leave_running: bool,
 }
 
 /// Replace the supervisor itself by its program as it stands now

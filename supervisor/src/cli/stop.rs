@@ -11,7 +11,11 @@ pub(crate) fn stop(command: Stop) -> ExitCode {
     let timeout_ms = command
         .timeout
         .map(|timeout| u64::try_from(timeout.0.as_millis()).unwrap_or(u64::MAX));
-    let asked = client::ask(&command.which.wanted(), &Request::Stop { timeout_ms }, None);
+    let request = Request::Stop {
+        timeout_ms,
+        leave_running: command.leave_running,
+    };
+    let asked = client::ask(&command.which.wanted(), &request, None);
     let mut conversation = match asked {
         Ok(conversation) => conversation,
         Err(error) => return no_reply(&error),

@@ -59,6 +59,9 @@ pub(crate) enum Request {
         /// After so long, end it all the same.
         #[serde(default)]
         timeout_ms: Option<u64>,
+        /// End the supervisor alone; what it runs is left to the next one of its name.
+        #[serde(default)]
+        leave_running: bool,
     },
 }
 

@@ -76,6 +76,10 @@ pub(crate) enum Asked {
         timeout_ms: Option<u64>,
         answer: oneshot::Sender<Refusal>,
     },
+    /// The supervisor is to end alone: an answer comes only if it does not.
+    Leave {
+        answer: oneshot::Sender<Refusal>,
+    },
     /// The answer comes when everything has ended: what went wrong on the way.
     Stop {
         timeout_ms: Option<u64>,

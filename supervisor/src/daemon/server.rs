@@ -349,7 +349,19 @@ impl Client {
                 self.begin_again();
                 return self.tell(&Reply::Refused(refusal)).await;
             }
-            Request::Stop { timeout_ms } => {
+            Request::Stop {
+                leave_running: true,
+                ..
+            } => {
+                let (answer, left) = oneshot::channel();
+                self.ask(Asked::Leave { answer }).await?;
+                let refusal = left.await.map_err(|_| ended())?;
+                return self.tell(&Reply::Refused(refusal)).await;
+            }
+            Request::Stop {
+                timeout_ms,
+                leave_running: false,
+            } => {
                 let (answer, stopped) = oneshot::channel();
                 self.ask(Asked::Stop { timeout_ms, answer }).await?;
                 let unsaved = tokio::select! {

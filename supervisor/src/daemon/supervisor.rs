@@ -37,7 +37,7 @@ use crate::cli::exit;
 use crate::config::file::Configuration;
 use crate::config::listen::{Address, ListenSpec, Options};
 use crate::control::place::ControlSocket;
-use crate::control::protocol::{Status, Upgraded};
+use crate::control::protocol::{Refusal, Status, Upgraded};
 use crate::log::Log;
 use succession::{Keeping, Upgrade};
 
@@ -187,6 +187,7 @@ async fn supervise(start: Start) -> ExitCode {
             server.end().await;
             return code;
         }
+        supervisor.leave_if_told();
         let is_idle = queue.is_empty();
         if is_idle || unrecorded >= MOST_UNRECORDED {
             supervisor.keep_record();
@@ -264,6 +265,7 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         desk,
         keeping,
         upgrade: None,
+        leaving: None,
         strays: Strays::spare_those_there_are(),
         file: first.file,
         log,
@@ -360,6 +362,7 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         desk,
         keeping,
         upgrade: None,
+        leaving: None,
         strays: Strays::resume(passage.spared),
         file: record.file.clone(),
         log,
@@ -389,6 +392,16 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
     Ok(Begun { supervisor, server })
 }
 
+impl Stage {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "about to upgrade",
+            Self::Stopping | Self::GivingUp => "stopping",
+        }
+    }
+}
+
 /// How far a supervisor is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -414,6 +427,8 @@ struct Supervisor {
     keeping: Keeping,
     /// It is about to replace itself.
     upgrade: Option<Upgrade>,
+    /// It is to end, and to leave what it runs to the next one.
+    leaving: Option<oneshot::Sender<Refusal>>,
     strays: Strays,
     file: Option<PathBuf>,
     log: Rc<Log>,

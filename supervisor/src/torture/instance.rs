@@ -283,8 +283,11 @@ impl Instance {
 
     /// Tells it to stop; says whether it did.
     fn tell_to_stop(&mut self) -> bool {
-        let timeout_ms = Some(u64::try_from(LONGEST_ANSWER.as_millis()).unwrap_or(u64::MAX));
-        if let Ok(mut conversation) = self.ask(&Request::Stop { timeout_ms }, 2 * LONGEST_ANSWER) {
+        let request = Request::Stop {
+            timeout_ms: Some(u64::try_from(LONGEST_ANSWER.as_millis()).unwrap_or(u64::MAX)),
+            leave_running: false,
+        };
+        if let Ok(mut conversation) = self.ask(&request, 2 * LONGEST_ANSWER) {
             while let Ok(Some(_)) = conversation.next() {}
         }
         let end = Instant::now() + LONGEST_ANSWER;

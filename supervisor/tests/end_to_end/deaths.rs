@@ -40,6 +40,47 @@ fn under_load_nothing_is_refused_and_the_next_supervisor_goes_on() {
 }
 
 #[test]
+fn a_supervisor_that_is_told_to_leaves_all_it_runs_to_the_next_one() {
+    let first = Setup::demo().start();
+    let mut last = None;
+    under_load(&first, || {
+        let serving = first.serving();
+        first.expect(0, ["stop", "--leave-running"]);
+        assert!(is_alive(serving.1), "{}", first.log());
+        first.expect(3, ["status"]);
+        let second = first.start_again();
+        assert_eq!(second.serving(), serving);
+        second.reload();
+        last = Some(second);
+    });
+    let mut second = last.unwrap();
+    second.settle();
+    second.stop();
+}
+
+#[test]
+fn what_stops_already_is_left_to_nobody() {
+    let mut supervisor = Setup::server([]).start();
+    let go = supervisor.path("go");
+    let slow = ask(
+        supervisor.address("http"),
+        &format!("/until/{}", go.display()),
+    );
+    begun(&slow);
+    let said = supervisor.expect(2, ["stop", "--leave-running", "--timeout", "1s"]);
+    assert!(said.contains("cannot be used with"), "{said}");
+    let stop = supervisor.begin(["stop"]);
+    supervisor.events().wait_for("draining");
+    let said = supervisor.expect(1, ["stop", "--leave-running"]);
+    assert!(said.contains("the supervisor is stopping"), "{said}");
+    fs::write(go, "").unwrap();
+    assert!(answer(slow).contains("generation=1"));
+    let (status, said) = supervisor.finish(stop);
+    assert_eq!(status, Some(0), "{said}");
+    supervisor.wait();
+}
+
+#[test]
 fn a_plain_program_is_taken_over_as_well_and_started_again_when_it_dies() {
     let first = Setup::server([]).start();
     let load = fresh_plan(&first);

@@ -64,6 +64,20 @@ impl Supervisor {
             Asked::Upgrade { timeout_ms, answer } => {
                 self.upgrade(timeout_ms.map(Duration::from_millis), Some(answer));
             }
+            Asked::Leave { answer } => {
+                if self.stage == Stage::Running && self.upgrade.is_none() {
+                    self.leaving = Some(answer);
+                    return;
+                }
+                // The client may have gone.
+                let _gone = answer.send(Refusal {
+                    fault: Fault::State,
+                    reason: format!(
+                        "the supervisor is {}; what it runs cannot be left to another now",
+                        self.stage.in_words()
+                    ),
+                });
+            }
             Asked::Stop { timeout_ms, answer } => {
                 self.stop_waiters.push(answer);
                 self.stop(timeout_ms.map(Duration::from_millis));

@@ -270,6 +270,35 @@ impl Supervisor {
         }
     }
 
+    /// Ends the supervisor alone, if that was asked for and another one can find what it leaves.
+    pub(super) fn leave_if_told(&mut self) {
+        let Some(answer) = self.leaving.take() else {
+            return;
+        };
+        self.keep_record();
+        let lacking = if self.keeping.slots.is_none() || self.keeping.complained {
+            Some("the record cannot be kept, see the log")
+        } else if self.keeping.is_behind {
+            Some("systemd does not take what it is to keep; try again")
+        } else {
+            None
+        };
+        if let Some(lacking) = lacking {
+            let reason =
+                format!("the next supervisor could not find what this one runs: {lacking}");
+            // The client may have gone.
+            let _gone = answer.send(Refusal {
+                fault: Fault::State,
+                reason,
+            });
+            return;
+        }
+        tracing::info!("ending, and leaving what runs to the next supervisor of this name");
+        self.log.flush();
+        // Nothing is taken down first: whatever is dropped may remove what the next one needs.
+        std::process::exit(0);
+    }
+
     /// The descriptors that systemd does not keep yet, and the names of those it need not keep any more.
     fn news_for_systemd(&self, held: &Held<'_>) -> Vec<(Handle, Option<OwnedFd>)> {
         if !self.systemd.is_there() {

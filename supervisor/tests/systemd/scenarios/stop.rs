@@ -7,22 +7,44 @@ use crate::machine::Machine;
 use crate::service::{Service, UNIT};
 use crate::wait::eventually;
 
-pub(crate) fn restart_serves_again(machine: &Machine) {
+pub(crate) fn a_restart_costs_no_request_and_no_state(machine: &Machine) {
     let service = Service::start(machine, "");
-    let main_pid = service.property("MainPID");
     service.systemctl("reload");
-    service.systemctl("restart");
-    assert_ne!(service.property("MainPID"), main_pid);
-    assert_eq!(
-        service.property("ActiveState"),
-        "active",
-        "{}",
-        service.story()
-    );
-    service
-        .get("/version")
-        .unwrap_or_else(|reason| panic!("{reason}\n{}", service.story()));
-    assert_eq!(service.supervisors().len(), 1, "{}", service.story());
+    let program = serving(service);
+    for generation in 2..4 {
+        let main_pid = service.property("MainPID");
+        while_asking(service, || service.systemctl("restart"));
+        assert_ne!(service.property("MainPID"), main_pid);
+        assert_eq!(service.property("ActiveState"), "active");
+        assert_eq!(service.property("NRestarts"), "0");
+        assert_eq!(serving(service), program, "{}", service.story());
+        assert_eq!(service.supervisors().len(), 1, "{}", service.story());
+        assert_eq!(service.status()["supervisor_generation"], generation);
+    }
+    service.systemctl("reload");
+    assert_eq!(service.generation(), 3);
+    service.systemctl("stop");
+    assert_eq!(service.processes(), Vec::<String>::new());
+}
+
+/// Asks for as long as something is done, and more than once; every request is answered.
+fn while_asking(service: Service<'_>, deed: impl FnOnce()) {
+    let asking = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut answers = 0;
+            while asking.load(Ordering::Relaxed) {
+                service.get("/version").map_err(|why| (answers, why))?;
+                answers += 1;
+            }
+            Ok::<u64, (u64, String)>(answers)
+        });
+        deed();
+        asking.store(false, Ordering::Relaxed);
+        let answers = client.join().expect("no panic");
+        let answers = answers.unwrap_or_else(|why| panic!("{why:?}\n{}", service.story()));
+        assert!(answers > 10, "{answers} answers only");
+    });
 }
 
 pub(crate) fn stop_leaves_nothing(machine: &Machine) {
@@ -57,26 +79,13 @@ pub(crate) fn a_supervisor_that_is_killed_costs_no_request(machine: &Machine) {
     let service = Service::start(machine, "");
     service.systemctl("reload");
     let (main_pid, program) = (service.property("MainPID"), serving(service));
-    let asking = AtomicBool::new(true);
-    thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let mut answers = 0;
-            while asking.load(Ordering::Relaxed) {
-                service.get("/version").map_err(|why| (answers, why))?;
-                answers += 1;
-            }
-            Ok::<u64, (u64, String)>(answers)
-        });
+    while_asking(service, || {
         kill_main(machine);
         eventually("another supervisor", || {
             let next = service.property("MainPID");
             (next != "0" && next != main_pid).then_some(())
         });
         service.await_property("ActiveState", "active");
-        asking.store(false, Ordering::Relaxed);
-        let answers = client.join().expect("no panic");
-        let answers = answers.unwrap_or_else(|why| panic!("{why:?}\n{}", service.story()));
-        assert!(answers > 10, "{answers} answers only");
     });
     assert_eq!(service.property("NRestarts"), "1", "{}", service.story());
     assert_eq!(serving(service), program, "{}", service.story());
