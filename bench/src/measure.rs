@@ -1,5 +1,6 @@
 //! The measurements. Each compares two sides within one run, and says what it must hold.
 
+pub mod adoption;
 pub mod comparison;
 pub mod connections;
 pub mod idle;

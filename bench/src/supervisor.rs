@@ -114,9 +114,13 @@ struct Happened {
 #[derive(Debug)]
 pub struct Supervisor {
     program: PathBuf,
+    /// What it runs.
+    command: Vec<String>,
     control: PathBuf,
     process: Option<Process>,
     address: SocketAddr,
+    /// How long it took from its start, or from its predecessor's death, until it said that its service serves.
+    took: Duration,
     /// Every generation ever seen in a status, with its start, so that none can be left behind.
     seen: BTreeMap<i32, u64>,
     /// Holds the control socket and the output. Removed last.
@@ -131,23 +135,50 @@ impl Supervisor {
     pub async fn start(program: &Path, command: &[&str]) -> Result<Self> {
         let directory = TempDir::with_prefix("heirloom-")?;
         let control = directory.path().join("control.sock");
-        let mut run = std::process::Command::new(program);
-        run.args(["run", "--name", "bench", "--listen", "http=tcp:127.0.0.1:0"])
-            .args(["--drain-timeout", "30s", "--control"])
-            .arg(&control)
-            .arg("--")
-            .args(command);
-        let process = Process::start("heirloom run", run, &directory.path().join("output"))?;
         let mut supervisor = Self {
             program: program.to_owned(),
+            command: command.iter().map(|&word| word.to_owned()).collect(),
             control,
-            process: Some(process),
+            process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            took: Duration::ZERO,
             seen: BTreeMap::new(),
             directory,
         };
-        supervisor.wait_until_serving().await?;
+        let begun = Instant::now();
+        supervisor.run(begun).await?;
         Ok(supervisor)
+    }
+
+    /// Kills the supervisor, and nothing else, and starts another of its name.
+    ///
+    /// # Errors
+    /// If that ends, or says in time of no service that it serves.
+    pub async fn kill_and_follow(&mut self) -> Result<()> {
+        let process = self.process.take().context("the supervisor has ended")?;
+        let begun = Instant::now();
+        process.kill().await?;
+        self.run(begun).await
+    }
+
+    async fn run(&mut self, begun: Instant) -> Result<()> {
+        let mut run = std::process::Command::new(&self.program);
+        run.args(["run", "--name", "bench", "--listen", "http=tcp:127.0.0.1:0"])
+            .args(["--drain-timeout", "30s", "--control"])
+            .arg(&self.control)
+            .arg("--")
+            .args(&self.command);
+        let output = self.directory.path().join("output");
+        self.process = Some(Process::start("heirloom run", run, &output)?);
+        self.wait_until_serving().await?;
+        self.took = begun.elapsed();
+        Ok(())
+    }
+
+    /// How long it took from its start, or from its predecessor's death, until it said that its service serves.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        self.took
     }
 
     /// Where the service is reached.
@@ -288,7 +319,7 @@ impl Supervisor {
                         tail.unwrap_or_default()
                     )));
                 }
-                Err(_) => sleep(Duration::from_millis(20)).await,
+                Err(_) => sleep(Duration::from_millis(1)).await,
             }
         }
     }

@@ -67,6 +67,12 @@ async fn a_few_deaths_in_a_probation_are_measured_and_lose_nothing() {
 }
 
 #[tokio::test]
+async fn deaths_of_the_supervisor_are_measured_and_lose_nothing() {
+    let table = run(env!("CARGO_BIN_EXE_measure"), &["--small", "adoption"]).await;
+    assert!(table.contains("| **0** |"), "{table}");
+}
+
+#[tokio::test]
 async fn the_showcase_shows_that_nothing_is_lost() {
     let arguments = ["--duration", "3s", "--every", "700ms", "--rate", "30"];
     let tally = run(env!("CARGO_BIN_EXE_showcase"), &arguments).await;

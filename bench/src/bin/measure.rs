@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use heirloom_bench::measure::state::{Extent, pause, snapshot, write_cost};
 use heirloom_bench::measure::{
-    Outcome, comparison, connections, idle, latency, probation, reload_time, throughput,
+    Outcome, adoption, comparison, connections, idle, latency, probation, reload_time, throughput,
 };
 use heirloom_bench::peers::{Peer, Programs};
 use heirloom_bench::publish::markdown::replace_section;
@@ -52,6 +52,8 @@ enum Measurement {
     StateSnapshot,
     /// Connections that move, over their number
     Connections,
+    /// From the supervisor's death until the next one has taken over, against a start from nothing
+    Adoption,
     /// From a death in the probation to the next answer, against a new start
     Probation,
     /// Duration of a reload against a mere start
@@ -141,6 +143,7 @@ async fn carry_out(
             draw_into(options, "connections.svg", &measured.plot)?;
             measured.outcome
         }
+        Measurement::Adoption => adoption::measure(programs, extent).await?,
         Measurement::Probation => probation::measure(programs, extent).await?,
         Measurement::ReloadTime => reload_time::measure(programs).await?,
         Measurement::Throughput => throughput::measure(programs).await?,
