@@ -111,10 +111,7 @@ impl Lifeline {
     ///
     /// The system's.
     pub fn applied(&self, round: u32) -> io::Result<()> {
-        match self.say(&format!("MESSAGE=APPLIED\nROUND={round}\n")) {
-            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        say(&self.socket, &format!("MESSAGE=APPLIED\nROUND={round}\n")).map(drop)
     }
 
     /// Says that the new generation owns the state. It does if and only if this returns
@@ -124,25 +121,7 @@ impl Lifeline {
     ///
     /// The system's; the message has not been queued then.
     pub fn commit(&self) -> io::Result<Sent> {
-        match self.say("MESSAGE=COMMITTED\n") {
-            Ok(()) => Ok(Sent::Queued),
-            Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(Sent::Refused),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    fn say(&self, text: &str) -> Result<(), Errno> {
-        loop {
-            match send(
-                self.socket.as_raw_fd(),
-                text.as_bytes(),
-                MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
+        say_committed(&self.socket)
     }
 
     /// Decides on the old generation's side that there will be no commit, unless there was one. Returns
@@ -190,6 +169,32 @@ impl From<Lifeline> for OwnedFd {
     fn from(lifeline: Lifeline) -> Self {
         lifeline.socket
     }
+}
+
+/// Queues a message for the other end of a lifeline or a fate, without waiting.
+///
+/// # Errors
+///
+/// The system's, unless it is that nobody is there any more; the message has not been queued then.
+pub(crate) fn say(socket: &OwnedFd, text: &str) -> io::Result<Sent> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    loop {
+        match send(socket.as_raw_fd(), text.as_bytes(), flags) {
+            Ok(_) => return Ok(Sent::Queued),
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(Sent::Refused),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Says that the state is owned at this end from now on.
+///
+/// # Errors
+///
+/// As [`say`].
+pub(crate) fn say_committed(socket: &OwnedFd) -> io::Result<Sent> {
+    say(socket, "MESSAGE=COMMITTED\n")
 }
 
 fn read(bytes: &[u8]) -> Option<Said> {
@@ -241,7 +246,7 @@ mod tests {
         let (old, new) = pair();
         assert_eq!(new.commit().unwrap(), Sent::Queued);
         assert!(old.resolve().unwrap());
-        new.say("MESSAGE=TAKEN\n").unwrap();
+        say(&new.socket, "MESSAGE=TAKEN\n").unwrap();
     }
 
     #[test]

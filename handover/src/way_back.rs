@@ -12,12 +12,11 @@
 //! [`crate::source`]. The records are the library's.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::lifeline::{Lifeline, Sent};
+use crate::lifeline::{self, Lifeline, Sent};
 use crate::{datagram, fds};
 
 /// The largest message on a fate, in bytes: a reason fits.
@@ -127,10 +126,7 @@ impl Fate {
             end -= 1;
         }
         let reason = reason[..end].replace(['\n', '\r'], " ");
-        match self.say(&format!("MESSAGE=LOST\nREASON={reason}\n")) {
-            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        lifeline::say(&self.socket, &format!("MESSAGE=LOST\nREASON={reason}\n")).map(drop)
     }
 
     /// Offers the state to the other generation.
@@ -139,11 +135,7 @@ impl Fate {
     ///
     /// The system's; nothing was said then.
     pub fn offer(&self) -> io::Result<Sent> {
-        match self.say("MESSAGE=YOURS\n") {
-            Ok(()) => Ok(Sent::Queued),
-            Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(Sent::Refused),
-            Err(errno) => Err(errno.into()),
-        }
+        lifeline::say(&self.socket, "MESSAGE=YOURS\n")
     }
 
     /// Sends a descriptor, ahead of the record that speaks of it.
@@ -155,31 +147,13 @@ impl Fate {
         fds::send(&self.socket, b"MESSAGE=DESCRIPTOR\n", &[descriptor])
     }
 
-    fn say(&self, text: &str) -> Result<(), Errno> {
-        loop {
-            match send(
-                self.socket.as_raw_fd(),
-                text.as_bytes(),
-                MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-
     /// Takes an offer, at the reading end.
     ///
     /// # Errors
     ///
     /// The system's; the offer is not taken then.
     pub fn accept(&self) -> io::Result<Sent> {
-        match self.say("MESSAGE=COMMITTED\n") {
-            Ok(()) => Ok(Sent::Queued),
-            Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(Sent::Refused),
-            Err(errno) => Err(errno.into()),
-        }
+        lifeline::say_committed(&self.socket)
     }
 
     /// The same end as a lifeline, on which the one that has made an offer hears whether it is taken, and both

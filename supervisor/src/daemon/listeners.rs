@@ -1,10 +1,12 @@
 //! The sockets a supervisor holds for a service.
 //!
-//! Owns binding them, taking them over from systemd, and the rule by which a listener of one
-//! handover is the same as one before. A [`Listener`] is shared by whoever needs it and closed when
+//! Owns binding them and the rule by which a listener of one handover is the same as one before; what
+//! systemd passes is [`inherited`]'s, what a record lists [`returning`]'s. A [`Listener`] is shared by whoever needs it and closed when
 //! nobody does: giving up a set that was prepared undoes all that was bound for it.
 
-use std::collections::BTreeMap;
+mod inherited;
+mod returning;
+
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,14 +15,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{self, Backlog};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::listen::{Address, ListenSpec, Options, UnixName, join};
 use crate::control::place::{bind_replacing, inode_of};
-use crate::daemon::adoption::{FromStore, HANDLE_PREFIX, RECORD_NAME};
-use crate::daemon::record::{self, Handle, Held, handles::Found};
+use crate::daemon::record::{self, Handle, Held};
+pub(crate) use inherited::Inherited;
+pub(crate) use returning::Returning;
 
 /// The mode of a unix socket that was given none: a service's clients are seldom of its own user.
 const DEFAULT_MODE: u32 = 0o666;
@@ -85,213 +87,6 @@ pub(crate) type Set = Vec<Arc<Listener>>;
 pub(crate) struct CannotListen {
     spec: String,
     reason: String,
-}
-
-/// Sockets that systemd passed in and no service has taken yet, by name.
-#[derive(Debug, Default)]
-pub(crate) struct Inherited {
-    sockets: BTreeMap<String, Arc<Listener>>,
-}
-
-impl Inherited {
-    /// Takes over what was passed to this process, once, before it has threads.
-    ///
-    /// # Errors
-    ///
-    /// A descriptor that is not a socket, or not one that listens.
-    pub(crate) fn take() -> io::Result<(Self, FromStore)> {
-        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        let names: Vec<&str> = names.split(':').filter(|name| !name.is_empty()).collect();
-        // `from_env` also removes the variables; the process has one thread so far.
-        let mut passed = listenfd::ListenFd::from_env();
-        let mut sockets = BTreeMap::new();
-        let mut store = FromStore::default();
-        for index in 0..passed.len() {
-            let Some(raw) = passed.take_raw_fd(index)? else {
-                continue;
-            };
-            let given = names.get(index).copied();
-            if let Some(kept) = given.and_then(Kept::named) {
-                let fd = crate::sys::own(raw);
-                fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-                match kept {
-                    Kept::Record => store.record = Some(fd),
-                    Kept::Handle(handle) => {
-                        store.handles.insert(handle);
-                        store.found.insert(handle, fd);
-                    }
-                }
-                continue;
-            }
-            // A number that means something else, or nothing, is not ours to close.
-            let link = std::fs::read_link(format!("/proc/self/fd/{raw}")).unwrap_or_default();
-            if !link.to_string_lossy().starts_with("socket:") {
-                let text = format!("descriptor {raw} is not a socket");
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-            }
-            let fd = crate::sys::own(raw);
-            // systemd calls a socket without FileDescriptorName= after its unit, or `unknown`.
-            let given = given.unwrap_or("unknown");
-            let mut name = given.to_owned();
-            for number in 2.. {
-                if !sockets.contains_key(&name) {
-                    break;
-                }
-                name = format!("{given}-{number}");
-            }
-            let listener = Listener::inherited(&name, fd)?;
-            sockets.insert(name, Arc::new(listener));
-        }
-        Ok((Self { sockets }, store))
-    }
-
-    /// What the record says of them.
-    pub(crate) fn record<'a>(&'a self, held: &mut Held<'a>) -> Vec<record::Listener> {
-        let each = self.sockets.values();
-        each.map(|listener| listener.record(held)).collect()
-    }
-
-    /// Goes on with those of a predecessor.
-    ///
-    /// # Errors
-    ///
-    /// One of them is not there.
-    pub(crate) fn restore(
-        listed: &[record::Listener],
-        returning: &mut Returning,
-        found: &mut Found,
-    ) -> Result<Self, CannotListen> {
-        let set = returning.set(listed, found)?;
-        let named = set.into_iter().map(|one| (one.spec.name.clone(), one));
-        Ok(Self {
-            sockets: named.collect(),
-        })
-    }
-
-    /// The socket of the same kind that systemd passed under this name: so one configuration serves
-    /// with and without a socket unit. The unit's address counts then, however it is written.
-    fn matching(&self, spec: &ListenSpec) -> Option<&Arc<Listener>> {
-        let asked = spec.address.to_string();
-        let kind = |address: &str| address.split(':').next().map(str::to_owned);
-        let passed = self.sockets.get(&spec.name)?;
-        if kind(&passed.bound) != kind(&asked) {
-            return None;
-        }
-        if passed.bound != asked {
-            let name = &spec.name;
-            tracing::info!(
-                "{name}: systemd's socket on {} counts, not {asked}",
-                passed.bound
-            );
-        }
-        Some(passed)
-    }
-
-    /// The names of those that no notation in `specs` takes.
-    pub(crate) fn unclaimed<'a>(
-        &'a self,
-        specs: impl Iterator<Item = &'a ListenSpec>,
-    ) -> Vec<String> {
-        let claimed: Vec<&str> = specs
-            .filter_map(|spec| match &spec.address {
-                Address::Inherited(name) => Some(name.as_str()),
-                Address::Tcp { .. }
-                | Address::Udp { .. }
-                | Address::Unix(_)
-                | Address::UnixSeqpacket(_) => {
-                    self.matching(spec).map(|passed| passed.spec.name.as_str())
-                }
-            })
-            .collect();
-        self.sockets
-            .keys()
-            .filter(|name| !claimed.contains(&name.as_str()))
-            .cloned()
-            .collect()
-    }
-}
-
-/// A descriptor that systemd keeps for supervisors.
-#[derive(Debug, PartialEq, Eq)]
-enum Kept {
-    Record,
-    Handle(Handle),
-}
-
-impl Kept {
-    /// What a name means; none if it is that of a socket unit, which may be called after Heirloom as well.
-    fn named(name: &str) -> Option<Self> {
-        if name == RECORD_NAME {
-            return Some(Self::Record);
-        }
-        let number = name.strip_prefix(HANDLE_PREFIX)?.parse().ok()?;
-        Some(Self::Handle(Handle(number)))
-    }
-}
-
-/// Listeners of a record on their way back: a socket that is listed twice is one.
-#[derive(Debug, Default)]
-pub(crate) struct Returning(BTreeMap<Handle, Arc<Listener>>);
-
-impl Returning {
-    /// Takes a listed set back.
-    ///
-    /// # Errors
-    ///
-    /// A socket was not found, or is not what the record says.
-    pub(crate) fn set(
-        &mut self,
-        listed: &[record::Listener],
-        found: &mut Found,
-    ) -> Result<Set, CannotListen> {
-        listed.iter().map(|one| self.one(one, found)).collect()
-    }
-
-    /// Everything was taken over: from now on paths go with their last listeners.
-    pub(crate) fn were_taken_over(&self) {
-        for place in self.0.values().filter_map(|one| one.path.as_ref()) {
-            place.goes_with_us.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn one(
-        &mut self,
-        listed: &record::Listener,
-        found: &mut Found,
-    ) -> Result<Arc<Listener>, CannotListen> {
-        let lost = |reason: String| CannotListen {
-            spec: listed.spec.to_string(),
-            reason,
-        };
-        if let Some(known) = self.0.get(&listed.handle) {
-            if known.spec == listed.spec {
-                return Ok(Arc::clone(known));
-            }
-            return known
-                .with(&listed.spec)
-                .map_err(|error| lost(error.to_string()));
-        }
-        let fd = found
-            .take(listed.handle)
-            .ok_or_else(|| lost(format!("the socket on {} was not found", listed.bound)))?;
-        let inode = nix::sys::stat::fstat(&fd).map(|stat| stat.st_ino);
-        if inode != Ok(listed.inode) {
-            let text = format!("what was found is not the socket on {}", listed.bound);
-            return Err(lost(text));
-        }
-        let path = listed.path.clone();
-        let listener = Arc::new(Listener {
-            handle: listed.handle,
-            spec: listed.spec.clone(),
-            fd,
-            bound: listed.bound.clone(),
-            starter_key: listed.starter_key.clone(),
-            inode: listed.inode,
-            path: path.map(|(path, inode)| SocketPath::new(path, inode, false)),
-        });
-        self.0.insert(listed.handle, Arc::clone(&listener));
-        Ok(listener)
-    }
 }
 
 /// Makes the set for `specs`, taking from `before` what stays the same.
@@ -385,21 +180,7 @@ impl Listener {
             }
             Address::Unix(name) => Self::unix(spec, name, Type::STREAM),
             Address::UnixSeqpacket(name) => Self::unix(spec, name, Type::SEQPACKET),
-            Address::Inherited(name) => match inherited.sockets.get(name) {
-                Some(passed) => passed.with(spec),
-                None => Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    format!(
-                        "systemd passed no socket named {name} (it passed: {})",
-                        inherited
-                            .sockets
-                            .keys()
-                            .cloned()
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    ),
-                )),
-            },
+            Address::Inherited(name) => inherited.named(name)?.with(spec),
         }
     }
 
@@ -660,6 +441,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::path::Path;
 
+    use crate::daemon::record::handles::Found;
+
     fn specs(texts: &[&str]) -> Vec<ListenSpec> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
@@ -695,15 +478,6 @@ mod tests {
         let second = set(&[&format!("b=127.0.0.1:{port}")], &first).unwrap();
         assert_eq!(second[0].inode, first[0].inode);
         assert_eq!(second[0].spec.name, "b");
-    }
-
-    #[test]
-    fn a_socket_unit_called_after_heirloom_is_no_part_of_the_store() {
-        assert_eq!(Kept::named("heirloom.record"), Some(Kept::Record));
-        assert_eq!(Kept::named("heirloom.7"), Some(Kept::Handle(Handle(7))));
-        for unit in ["heirloom.socket", "heirloom.7.socket", "heirloom", "http"] {
-            assert_eq!(Kept::named(unit), None, "{unit}");
-        }
     }
 
     #[test]
