@@ -106,7 +106,8 @@ fn copy(program: &str, to: &Path) {
     fs::copy(built(program), to).unwrap();
 }
 
-fn version(supervisor: &Supervisor, wanted: &str) {
+/// What serves is of this version.
+pub(crate) fn version(supervisor: &Supervisor, wanted: &str) {
     let said = get(supervisor.address("http"), "/version");
     assert!(said.contains(&format!("\"{wanted}\"")), "{said}");
 }
@@ -117,7 +118,8 @@ fn rename_over(supervisor: &Supervisor) {
     fs::rename(supervisor.path("app.new"), supervisor.path("app")).unwrap();
 }
 
-fn crash(supervisor: &mut Supervisor) {
+/// Kills what serves.
+pub(crate) fn crash(supervisor: &mut Supervisor) {
     supervisor.settle();
     let (_, pid) = supervisor.serving();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -125,10 +127,10 @@ fn crash(supervisor: &mut Supervisor) {
 }
 
 /// A reload that must fail for this reason and leave the serving process as it is.
-fn refused(supervisor: &mut Supervisor, reason: &str) {
+pub(crate) fn refused(supervisor: &mut Supervisor, reason: &str) {
     let before = supervisor.serving();
     let said = supervisor.expect(1, ["reload"]);
-    assert!(said.contains(reason), "{said}");
+    assert!(said.contains(reason), "{reason}\n{said}");
     supervisor.settle();
     assert_eq!(supervisor.serving(), before);
 }

@@ -8,12 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use crate::harness::{
-    HEIRLOOM, SERVER, Setup, Supervisor, answer, ask, begun, built, eventually, get, is_alive, need,
-};
+use crate::deploys::{crash, refused, version};
+use crate::harness::{HEIRLOOM, SERVER, Setup, Supervisor, answer, ask, begun, built, get, need};
 
 /// The hash, by a tool that is not ours.
 fn sha256(path: &Path) -> String {
@@ -45,27 +41,6 @@ fn of_the_first_version() -> Supervisor {
     let setup = Setup::configuration(&pinned(&format!("sha256 = \"{hash}\"")));
     copy("heirloom-demo", &setup.path("app"));
     setup.start()
-}
-
-fn version(supervisor: &Supervisor, wanted: &str) {
-    let said = get(supervisor.address("http"), "/version");
-    assert!(said.contains(&format!("\"{wanted}\"")), "{said}");
-}
-
-fn crash(supervisor: &mut Supervisor) {
-    supervisor.settle();
-    let (_, pid) = supervisor.serving();
-    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    eventually("it is dead", || !is_alive(pid));
-}
-
-/// A reload that must fail for this reason and leave the serving process as it is.
-fn refused(supervisor: &mut Supervisor, reason: &str) {
-    let before = supervisor.serving();
-    let said = supervisor.expect(1, ["reload"]);
-    assert!(said.contains(reason), "{reason}\n{said}");
-    supervisor.settle();
-    assert_eq!(supervisor.serving(), before);
 }
 
 #[test]
