@@ -118,6 +118,8 @@ async fn hold<C: Coding>(options: &Options, inherited: &mut Inherited) -> Result
         all.add(&written.all)?;
     }
     account.ended_ns = now_ns();
+    // What the generation before still writes is carried out here.
+    drain.finished().await;
     account.middle_ns = all.value_at_quantile(0.5);
     if options.count {
         let entries = map.entries().await?;
