@@ -20,7 +20,7 @@ use std::{
     future::Future,
     os::fd::OwnedFd,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
 };
 
@@ -109,15 +109,15 @@ impl Phases {
 pub(crate) struct PhaseWatch {
     receiver: watch::Receiver<Phase>,
     change: Option<Pin<Box<dyn Future<Output = watch::Receiver<Phase>> + Send>>>,
-    /// Where this connection cannot go.
-    refused: Option<Arc<Mover>>,
+    /// Where this connection cannot go. It does not keep the way open.
+    refused: Option<Weak<Mover>>,
 }
 
 impl PhaseWatch {
     /// The connection could not go there: as long as others do, it is served as usual. The state may come
     /// back and move once more, and then so may the connection.
-    pub(crate) fn stay(&mut self, refused: Arc<Mover>) {
-        self.refused = Some(refused);
+    pub(crate) fn stay(&mut self, refused: &Arc<Mover>) {
+        self.refused = Some(Arc::downgrade(refused));
     }
 
     /// The phase as it is now; the task that asks is woken when it changes.
@@ -153,7 +153,7 @@ impl PhaseWatch {
 
     fn cannot_go(&self, mover: &Arc<Mover>) -> bool {
         let refused = self.refused.as_ref();
-        refused.is_some_and(|refused| Arc::ptr_eq(refused, mover))
+        refused.is_some_and(|refused| refused.as_ptr() == Arc::as_ptr(mover))
     }
 
     /// Waits for the end of serving as usual.

@@ -144,7 +144,7 @@ impl Leave {
                 biased;
                 mover = moving(&mut self.phases) => {
                     let Some(version) = version(&mover, &self.name, &self.versions) else {
-                        self.phases.stay(mover);
+                        self.phases.stay(&mover);
                         continue;
                     };
                     *self.way.lock() = Some((mover, version));
@@ -309,12 +309,8 @@ where
 
     async fn run(self, mut session: Session<V>, _seat: Seat) {
         let _counted = self.drain.census().count(Speaks::Session);
-        let mut refused = None;
+        let mut phases = self.drain.phases().watch();
         loop {
-            let mut phases = self.drain.phases().watch();
-            if let Some(mover) = refused.take() {
-                phases.stay(mover);
-            }
             let way = Way::default();
             let leave = Leave {
                 phases,
@@ -334,7 +330,8 @@ where
                 None => return,
                 Some(back) => session = back,
             }
-            refused = Some(mover);
+            phases = self.drain.phases().watch();
+            phases.stay(&mover);
         }
     }
 

@@ -129,7 +129,7 @@ where
                 };
                 // It stays here after all, and is served with the others that do.
                 (head, stream) = back;
-                phases.stay(mover);
+                phases.stay(&mover);
                 continue;
             }
             drop(counted);
@@ -264,7 +264,7 @@ where
                 };
                 // It stays here after all.
                 (head, stream) = (bytes.into(), back);
-                phases.stay(mover);
+                phases.stay(&mover);
                 continue;
             }
             if quiet && (!parts.read_buf.is_empty() || socket.has_unread_bytes()) {

@@ -186,15 +186,13 @@ impl WayBack {
             return Ok(Sent::Refused);
         }
         let sent = self.fate.offer()?;
-        pipe.file = None;
-        self.open.store(false, Ordering::Relaxed);
+        self.end(&mut pipe);
         Ok(sent)
     }
 
     /// The other end is closed: there is nothing to say any more.
     pub(crate) fn close(&self) {
-        lock(&self.pipe).file = None;
-        self.open.store(false, Ordering::Relaxed);
+        self.end(&mut lock(&self.pipe));
     }
 
     /// Writes a record whole, behind the descriptors that it speaks of, or gives the way back up.
@@ -205,6 +203,9 @@ impl WayBack {
         }
         for descriptor in descriptors {
             if let Err(error) = self.fate.send(descriptor.as_fd()) {
+                if error.kind() == io::ErrorKind::BrokenPipe {
+                    return self.end(&mut pipe);
+                }
                 return self.lose(&mut pipe, &format!("an object could not be sent: {error}"));
             }
         }
@@ -237,17 +238,19 @@ impl WayBack {
                     let _again = poll(&mut room, wait.unwrap_or(PollTimeout::ZERO));
                     pipe.stalled += began.elapsed();
                 }
-                // The other one has stood down, or is dead; the supervisor knows.
-                io::ErrorKind::BrokenPipe => {
-                    pipe.file = None;
-                    return self.open.store(false, Ordering::Relaxed);
-                }
+                io::ErrorKind::BrokenPipe => return self.end(&mut pipe),
                 _other => {
                     let reason = format!("a change could not be written: {error}");
                     return self.lose(&mut pipe, &reason);
                 }
             }
         }
+    }
+
+    /// The other one has stood down, or is dead; the supervisor knows.
+    fn end(&self, pipe: &mut Pipe) {
+        pipe.file = None;
+        self.open.store(false, Ordering::Relaxed);
     }
 
     /// There is no way back any more.
@@ -261,8 +264,7 @@ impl WayBack {
     /// The word comes before the end of the pipe, and both before whoever made the change goes on.
     fn lose(&self, pipe: &mut Pipe, reason: &str) {
         say_lost(&self.fate, reason);
-        pipe.file = None;
-        self.open.store(false, Ordering::Relaxed);
+        self.end(pipe);
         tracing::warn!(
             reason,
             "there is no way back to the former generation any more"

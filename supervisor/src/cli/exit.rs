@@ -12,6 +12,9 @@ pub(crate) const UNKNOWN: u8 = 4;
 /// The new generation had taken over, and was rolled back.
 pub(crate) const ROLLED_BACK: u8 = 5;
 
+/// For `run`: it was told to end alone, and what it ran is left to the next one.
+pub(crate) const LEFT_RUNNING: u8 = 6;
+
 /// The same for people, in `--help` and the man pages.
 pub(crate) const TABLE: &str = "\
 Exit status:

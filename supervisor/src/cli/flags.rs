@@ -296,11 +296,13 @@ pub(crate) struct Events {
 pub(crate) struct Stop {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// After so long, end it all the same.
+    /// After so long, end it all the same; with --leave-running, wait for no handover any longer and fail.
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Span>,
-    /// End the supervisor alone. What it runs serves on, and the next supervisor of its name takes it over.
-    #[arg(long, conflicts_with = "timeout")]
+    /// End the supervisor alone. What it runs serves on, and the next supervisor of its name takes it over: under
+    /// the systemd unit that is started at once, else by whoever starts it. Refused if the next one could not start
+    /// or would not find everything.
+    #[arg(long)]
     pub(crate) leave_running: bool,
 }
 

@@ -60,7 +60,7 @@ pub(crate) enum Request {
         #[serde(default)]
         timeout_ms: Option<u64>,
         /// End the supervisor alone; what it runs is left to the next one of its name.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         leave_running: bool,
     },
 }

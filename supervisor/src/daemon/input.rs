@@ -78,6 +78,7 @@ pub(crate) enum Asked {
     },
     /// The supervisor is to end alone: an answer comes only if it does not.
     Leave {
+        timeout_ms: Option<u64>,
         answer: oneshot::Sender<Refusal>,
     },
     /// The answer comes when everything has ended: what went wrong on the way.

@@ -108,6 +108,8 @@ pub(crate) struct Native {
     pub(crate) remark: Option<String>,
     /// The number of the last migration it said to have taken its state back from.
     pub(crate) thawed: u64,
+    /// Whether it has said that there is no way back from it any more.
+    pub(crate) way_lost: bool,
 }
 
 /// Why a process cannot be given an order.

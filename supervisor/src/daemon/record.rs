@@ -27,7 +27,7 @@ pub(crate) use handles::{Handle, Held};
 
 /// The form of the document. Raised with every change that an older or a newer supervisor would read
 /// wrongly; one that does not know a version refuses it.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// No record is larger: 256 services with all their processes are a tenth of it.
 pub(crate) const LARGEST_BYTES: usize = 8 << 20;

@@ -351,11 +351,14 @@ impl Client {
             }
             Request::Stop {
                 leave_running: true,
-                ..
+                timeout_ms,
             } => {
                 let (answer, left) = oneshot::channel();
-                self.ask(Asked::Leave { answer }).await?;
+                self.ask(Asked::Leave { timeout_ms, answer }).await?;
+                // A good end is the end of the connection.
+                self.pause(Conversation::Upgrading);
                 let refusal = left.await.map_err(|_| ended())?;
+                self.begin_again();
                 return self.tell(&Reply::Refused(refusal)).await;
             }
             Request::Stop {

@@ -37,9 +37,9 @@ use crate::cli::exit;
 use crate::config::file::Configuration;
 use crate::config::listen::{Address, ListenSpec, Options};
 use crate::control::place::ControlSocket;
-use crate::control::protocol::{Refusal, Status, Upgraded};
+use crate::control::protocol::{Status, Upgraded};
 use crate::log::Log;
-use succession::{Keeping, Upgrade};
+use succession::{Keeping, Succession, Upgrade};
 
 /// So many threads at most read files, and measure, while the loop goes on.
 const MOST_THREADS: usize = 4;
@@ -187,7 +187,6 @@ async fn supervise(start: Start) -> ExitCode {
             server.end().await;
             return code;
         }
-        supervisor.leave_if_told();
         let is_idle = queue.is_empty();
         if is_idle || unrecorded >= MOST_UNRECORDED {
             supervisor.keep_record();
@@ -265,7 +264,6 @@ fn begin(mut first: First, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         desk,
         keeping,
         upgrade: None,
-        leaving: None,
         strays: Strays::spare_those_there_are(),
         file: first.file,
         log,
@@ -362,7 +360,6 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
         desk,
         keeping,
         upgrade: None,
-        leaving: None,
         strays: Strays::resume(passage.spared),
         file: record.file.clone(),
         log,
@@ -392,16 +389,6 @@ fn succeed(passed: Passed, log: Rc<Log>, inputs: Inputs) -> Result<Begun, String
     Ok(Begun { supervisor, server })
 }
 
-impl Stage {
-    fn in_words(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "about to upgrade",
-            Self::Stopping | Self::GivingUp => "stopping",
-        }
-    }
-}
-
 /// How far a supervisor is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -425,10 +412,8 @@ struct Supervisor {
     control: (Handle, ControlSocket),
     desk: Desk,
     keeping: Keeping,
-    /// It is about to replace itself.
+    /// It is about to make way for another.
     upgrade: Option<Upgrade>,
-    /// It is to end, and to leave what it runs to the next one.
-    leaving: Option<oneshot::Sender<Refusal>>,
     strays: Strays,
     file: Option<PathBuf>,
     log: Rc<Log>,
@@ -518,7 +503,7 @@ impl Supervisor {
             }
             Input::Signal(Signal::Upgrade) => {
                 tracing::info!("told to upgrade by a signal");
-                self.upgrade(None, None);
+                self.make_way(Succession::InPlace, None, None);
             }
             Input::Signal(Signal::ChildEnded) => self.reap(),
             Input::Asked(asked) => self.asked(asked),

@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{Setup, Supervisor, answer, ask, begun, eventually, get, is_alive};
+use crate::harness::{Setup, Supervisor, answer, ask, begun, built, eventually, get, is_alive};
 use crate::load::{fresh_plan, under, under_load};
 
 /// Kills a supervisor and starts the next one, which must find things as they were.
@@ -41,11 +41,11 @@ fn under_load_nothing_is_refused_and_the_next_supervisor_goes_on() {
 
 #[test]
 fn a_supervisor_that_is_told_to_leaves_all_it_runs_to_the_next_one() {
-    let first = Setup::demo().start();
+    let mut first = Setup::demo().start();
     let mut last = None;
     under_load(&first, || {
         let serving = first.serving();
-        first.expect(0, ["stop", "--leave-running"]);
+        first.leave_running();
         assert!(is_alive(serving.1), "{}", first.log());
         first.expect(3, ["status"]);
         let second = first.start_again();
@@ -53,13 +53,14 @@ fn a_supervisor_that_is_told_to_leaves_all_it_runs_to_the_next_one() {
         second.reload();
         last = Some(second);
     });
+    assert_eq!(first.wait(), Some(6));
     let mut second = last.unwrap();
     second.settle();
     second.stop();
 }
 
 #[test]
-fn what_stops_already_is_left_to_nobody() {
+fn what_the_next_one_could_not_take_over_is_not_left() {
     let mut supervisor = Setup::server([]).start();
     let go = supervisor.path("go");
     let slow = ask(
@@ -67,17 +68,26 @@ fn what_stops_already_is_left_to_nobody() {
         &format!("/until/{}", go.display()),
     );
     begun(&slow);
-    let said = supervisor.expect(2, ["stop", "--leave-running", "--timeout", "1s"]);
-    assert!(said.contains("cannot be used with"), "{said}");
     let stop = supervisor.begin(["stop"]);
     supervisor.events().wait_for("draining");
     let said = supervisor.expect(1, ["stop", "--leave-running"]);
-    assert!(said.contains("the supervisor is stopping"), "{said}");
+    assert!(said.contains("the supervisor is being stopped"), "{said}");
     fs::write(go, "").unwrap();
     assert!(answer(slow).contains("generation=1"));
     let (status, said) = supervisor.finish(stop);
     assert_eq!(status, Some(0), "{said}");
     supervisor.wait();
+
+    let demo = built("heirloom-demo");
+    let listen = "listen = [\"http=tcp:127.0.0.1:0\"]";
+    let text = format!("[service.web]\ncommand = [{demo:?}]\n{listen}\n");
+    let supervisor = Setup::configuration(&text).start();
+    supervisor.write("heirloom.toml", "[service.web\n");
+    let serving = supervisor.serving();
+    let said = supervisor.expect(1, ["stop", "--leave-running"]);
+    assert!(said.contains("no other could start"), "{said}");
+    assert_eq!(supervisor.serving(), serving);
+    supervisor.stop();
 }
 
 #[test]

@@ -277,6 +277,16 @@ impl Supervisor {
     /// Kills it, and nothing else.
     pub(crate) fn kill(&self) {
         self.signal(Signal::SIGKILL);
+        self.await_end();
+    }
+
+    /// Ends it, and nothing else.
+    pub(crate) fn leave_running(&self) {
+        self.expect(0, ["stop", "--leave-running"]);
+        self.await_end();
+    }
+
+    fn await_end(&self) {
         // With all its threads: only then are its sockets closed.
         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         waitid(Id::Pid(self.pid()), ended).unwrap();

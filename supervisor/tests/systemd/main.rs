@@ -52,6 +52,7 @@ scenarios! {
         each_generation_is_in_one_of_its_own_and_is_ended_with_it;
     stop:
         a_restart_costs_no_request_and_no_state,
+        a_restart_that_could_not_be_followed_is_a_stop,
         stop_leaves_nothing,
         a_supervisor_that_is_killed_costs_no_request,
         a_start_after_a_kill_without_a_restart_ends_what_was_left,

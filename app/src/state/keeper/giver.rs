@@ -66,6 +66,7 @@ pub(super) fn serve(keeper: Keeper) {
         frozen_usec: 0,
         reason: String::new(),
         unheeded: None,
+        dismissed: false,
         ends: None,
         following: None,
         offered: None,
@@ -104,6 +105,8 @@ struct Giver {
     /// `Retire` or `SupervisorGone`, which came while it was open who owns the state: facts, which are
     /// acted upon once that is clear.
     unheeded: Option<Event>,
+    /// The supervisor needs no reserve here, and said so before it was clear that there is one.
+    dismissed: bool,
     /// The reading end of the way back from the new generation, until that owns the state.
     ends: Option<Ends>,
     /// The same from then on.
@@ -171,10 +174,19 @@ impl Giver {
             }
             let settled = match state {
                 // Events that are still to be heeded come first: it may go on to the reserve.
-                State::Yielded => events.is_empty(),
-                State::Serving => true,
+                State::Yielded => {
+                    if events.is_empty() && std::mem::take(&mut self.dismissed) {
+                        self.has_stood_down();
+                    }
+                    events.is_empty()
+                }
+                State::Serving => {
+                    self.dismissed = false;
+                    true
+                }
                 State::Reserve => {
-                    if self.unheeded == Some(Event::Retire) {
+                    let dismissed = std::mem::take(&mut self.dismissed);
+                    if dismissed || self.unheeded == Some(Event::Retire) {
                         events.extend(self.stand_down());
                     }
                     false

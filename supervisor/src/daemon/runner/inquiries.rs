@@ -11,7 +11,7 @@ use std::time::Duration;
 use heirloom_handover::message::{Order, Standing};
 use tokio::io::Interest;
 
-use super::Runner;
+use super::{Runner, reserves};
 use crate::control::protocol::EventKind;
 use crate::core::generation::{Event as Life, Phase};
 use crate::core::reserve;
@@ -172,6 +172,11 @@ impl Runner {
         }
         if by_old {
             migration.old_stands = Some(standing);
+            if migration.way_back {
+                // What it said while there was no supervisor counts once it is known that there is a reserve.
+                let said = reserves::unheard(migration.number, standing);
+                migration.early.extend(said.map(|report| (by, report)));
+            }
         }
         let why = "the supervisor died before the new program owned the state".to_owned();
         match (by_old, standing) {

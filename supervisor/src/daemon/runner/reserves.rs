@@ -18,6 +18,7 @@ use crate::control::protocol::{EventKind, Outcome as Told, Report as Handover};
 use crate::core::generation::{Event as Life, Phase};
 use crate::core::reserve::{self, Action, Event, Outcome, State};
 use crate::core::service::{Event as Machine, ProcessId};
+use crate::daemon::family::Family;
 use crate::daemon::input::{ProcessInput, ServiceInput};
 use crate::daemon::process::{Custody, Process};
 use crate::daemon::record;
@@ -212,7 +213,14 @@ impl Runner {
     /// A new process has given the way back up. The one in reserve hears that from it too, and may have stood
     /// down for it before.
     pub(super) fn way_lost(&mut self, new: ProcessId, reason: &str) {
-        let generation = self.processes.get(&new).map(|new| new.generation);
+        let Some(process) = self.processes.get_mut(&new) else {
+            return;
+        };
+        // Told once, however often it is said.
+        if std::mem::replace(&mut process.native.way_lost, true) {
+            return;
+        }
+        let generation = Some(process.generation);
         let text = format!("there is no way back from it any more: {reason}");
         self.warn_of(new, &text);
         self.note(generation, EventKind::NoWayBack, &text);
@@ -429,30 +437,23 @@ impl Runner {
             return false;
         };
         let (new, number, by_old) = (*new, reserve.number, reserve.old == id);
-        let why = "while there was no supervisor".to_owned();
-        let report = match standing {
-            Standing::Owning if by_old => Report::Returned {
-                migration: number,
-                at_usec: 0,
-                reason: why,
-            },
-            Standing::Yielded if by_old => Report::StoodDown {
-                migration: number,
-                reason: why,
-            },
-            Standing::Yielded | Standing::Reserve if !by_old => {
-                reserve.yielded = true;
-                return true;
-            }
-            Standing::Owning
-            | Standing::Yielded
-            | Standing::Reserve
-            | Standing::Greeting
-            | Standing::Receiving
-            | Standing::Frozen => return by_old,
-            _unknown => return by_old,
-        };
-        self.reserve_said(new, id, &report)
+        let new_lives = self.processes.get(&new).is_some_and(|new| {
+            let family = new.family.as_ref();
+            family.is_some_and(Family::main_is_alive)
+        });
+        if by_old && standing == Standing::Owning && new_lives && reserve.state == State::Standing {
+            // One that lives gives its state away only when it was told to, which was not recorded any more.
+            reserve.state = State::Returning;
+        }
+        if !by_old {
+            let yielded = matches!(standing, Standing::Yielded | Standing::Reserve);
+            reserve.yielded |= yielded;
+            return yielded;
+        }
+        if let Some(report) = unheard(number, standing) {
+            self.reserve_said(new, id, &report);
+        }
+        true
     }
 
     /// Whether a rollback is under way that gives the state back.
@@ -468,6 +469,21 @@ impl Runner {
         {
             active.warning.get_or_insert_with(|| why.to_owned());
         }
+    }
+}
+
+/// What the old process of a migration with a way back must have said, and nobody has heard, if it stands so.
+pub(super) fn unheard(migration: u64, standing: Standing) -> Option<Report> {
+    let reason = "while there was no supervisor".to_owned();
+    match standing {
+        Standing::Owning => Some(Report::Returned {
+            migration,
+            at_usec: 0,
+            reason,
+        }),
+        Standing::Yielded => Some(Report::StoodDown { migration, reason }),
+        Standing::Reserve | Standing::Greeting | Standing::Receiving | Standing::Frozen => None,
+        _unknown => None,
     }
 }
 

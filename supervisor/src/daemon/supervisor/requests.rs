@@ -15,7 +15,7 @@ use crate::daemon::input::{Asked, Awaited};
 use crate::daemon::inspect;
 use crate::daemon::runner::{Runner, Waiter, What};
 
-use super::{Stage, Supervisor};
+use super::{Stage, Succession, Supervisor};
 
 impl Supervisor {
     pub(super) fn asked(&mut self, asked: Asked) {
@@ -62,21 +62,12 @@ impl Supervisor {
                 }
             }
             Asked::Upgrade { timeout_ms, answer } => {
-                self.upgrade(timeout_ms.map(Duration::from_millis), Some(answer));
+                let limit = timeout_ms.map(Duration::from_millis);
+                self.make_way(Succession::InPlace, limit, Some(answer));
             }
-            Asked::Leave { answer } => {
-                if self.stage == Stage::Running && self.upgrade.is_none() {
-                    self.leaving = Some(answer);
-                    return;
-                }
-                // The client may have gone.
-                let _gone = answer.send(Refusal {
-                    fault: Fault::State,
-                    reason: format!(
-                        "the supervisor is {}; what it runs cannot be left to another now",
-                        self.stage.in_words()
-                    ),
-                });
+            Asked::Leave { timeout_ms, answer } => {
+                let limit = timeout_ms.map(Duration::from_millis);
+                self.make_way(Succession::Anew, limit, Some(answer));
             }
             Asked::Stop { timeout_ms, answer } => {
                 self.stop_waiters.push(answer);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Stage, Supervisor, check_threads};
+use crate::cli::exit;
 use crate::config::file::Configuration;
 use crate::control::protocol::{Fault, Refusal};
 use crate::daemon::adoption;
@@ -32,9 +33,19 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How soon it is looked again whether the clients are at rest.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// A supervisor that is about to replace itself.
+/// How another supervisor follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Succession {
+    /// In this very process.
+    InPlace,
+    /// As a process that somebody starts once this one has ended.
+    Anew,
+}
+
+/// A supervisor that is about to make way for another.
 #[derive(Debug)]
 pub(super) struct Upgrade {
+    how: Succession,
     successor: Successor,
     stage: UpgradeStage,
     limit: Duration,
@@ -270,35 +281,6 @@ impl Supervisor {
         }
     }
 
-    /// Ends the supervisor alone, if that was asked for and another one can find what it leaves.
-    pub(super) fn leave_if_told(&mut self) {
-        let Some(answer) = self.leaving.take() else {
-            return;
-        };
-        self.keep_record();
-        let lacking = if self.keeping.slots.is_none() || self.keeping.complained {
-            Some("the record cannot be kept, see the log")
-        } else if self.keeping.is_behind {
-            Some("systemd does not take what it is to keep; try again")
-        } else {
-            None
-        };
-        if let Some(lacking) = lacking {
-            let reason =
-                format!("the next supervisor could not find what this one runs: {lacking}");
-            // The client may have gone.
-            let _gone = answer.send(Refusal {
-                fault: Fault::State,
-                reason,
-            });
-            return;
-        }
-        tracing::info!("ending, and leaving what runs to the next supervisor of this name");
-        self.log.flush();
-        // Nothing is taken down first: whatever is dropped may remove what the next one needs.
-        std::process::exit(0);
-    }
-
     /// The descriptors that systemd does not keep yet, and the names of those it need not keep any more.
     fn news_for_systemd(&self, held: &Held<'_>) -> Vec<(Handle, Option<OwnedFd>)> {
         if !self.systemd.is_there() {
@@ -338,17 +320,22 @@ impl Supervisor {
 
     // The upgrade.
 
-    /// The supervisor is to replace itself by its program as it stands now.
-    pub(super) fn upgrade(
+    /// The supervisor is to make way for its program as it stands now.
+    pub(super) fn make_way(
         &mut self,
+        how: Succession,
         limit: Option<Duration>,
         waiter: Option<oneshot::Sender<Refusal>>,
     ) {
         if let Some(upgrade) = &mut self.upgrade {
-            upgrade.waiters.extend(waiter);
+            if upgrade.how == how {
+                upgrade.waiters.extend(waiter);
+            } else {
+                refuse(waiter, "it is about to make way for another one already");
+            }
             return;
         }
-        match self.begin_upgrade(limit.unwrap_or(LONGEST_WAIT)) {
+        match self.begin_upgrade(how, limit.unwrap_or(LONGEST_WAIT)) {
             Ok(mut upgrade) => {
                 tracing::info!(
                     "about to be followed by {}, which is tried first",
@@ -362,13 +349,16 @@ impl Supervisor {
         }
     }
 
-    fn begin_upgrade(&self, limit: Duration) -> Result<Upgrade, String> {
+    fn begin_upgrade(&self, how: Succession, limit: Duration) -> Result<Upgrade, String> {
         match self.stage {
             Stage::Running => {}
             Stage::Starting => return Err("the supervisor is still starting".to_owned()),
             Stage::Stopping | Stage::GivingUp => {
                 return Err("the supervisor is being stopped".to_owned());
             }
+        }
+        if how == Succession::Anew {
+            self.check_that_another_would_find_all()?;
         }
         let path = self
             .program
@@ -380,6 +370,7 @@ impl Supervisor {
         let passage = serde_json::to_vec(&passage).map_err(|error| error.to_string())?;
         let inputs = &self.context.inputs;
         Ok(Upgrade {
+            how,
             stage: UpgradeStage::Trying {
                 _trial: successor.try_out(&passage, inputs)?,
             },
@@ -389,6 +380,40 @@ impl Supervisor {
             waiters: Vec::new(),
             reload: false,
         })
+    }
+
+    /// What a supervisor that is started once this one has ended needs, and the one in place does not.
+    fn check_that_another_would_find_all(&self) -> Result<(), String> {
+        if std::process::id() == 1 {
+            return Err("with this process everything would end that it runs".to_owned());
+        }
+        if self.keeping.slots.is_none() || self.keeping.complained {
+            let reason = "the record cannot be kept (see the log)";
+            return Err(format!(
+                "{reason}, and no other would find what this one runs"
+            ));
+        }
+        match self.read_configuration(None) {
+            Ok(_readable) => Ok(()),
+            Err(refusal) => Err(format!("no other could start: {}", refusal.reason)),
+        }
+    }
+
+    /// Ends this process and leaves everything to the next one.
+    fn leave(&mut self) -> String {
+        self.keep_record();
+        if let Err(reason) = self.check_that_another_would_find_all() {
+            return reason;
+        }
+        let mut held = Held::for_(Purpose::Keep);
+        let _kept = self.record(&mut held);
+        if !self.news_for_systemd(&held).is_empty() {
+            return "systemd does not take what it is to keep".to_owned();
+        }
+        tracing::info!("ending, and leaving what runs to the next supervisor of this name");
+        self.log.flush();
+        // Nothing is taken down first: whatever is dropped may remove what the next one needs.
+        std::process::exit(exit::LEFT_RUNNING.into());
     }
 
     /// The program was tried.
@@ -487,6 +512,9 @@ impl Supervisor {
         let Some(upgrade) = &self.upgrade else {
             return Ok(());
         };
+        if upgrade.how == Succession::Anew {
+            return Err(self.leave());
+        }
         let conversations = self.desk.conversations();
         let (passage, held) = self.passage(&conversations);
         let document = serde_json::to_vec(&passage).map_err(|error| error.to_string())?;

@@ -21,10 +21,40 @@ pub(crate) fn a_restart_costs_no_request_and_no_state(machine: &Machine) {
         assert_eq!(service.supervisors().len(), 1, "{}", service.story());
         assert_eq!(service.status()["supervisor_generation"], generation);
     }
+    // The same by hand: systemd starts the next one.
+    let main_pid = service.property("MainPID");
+    while_asking(service, || {
+        machine.ok(&["heirloom", "stop", "--name", "shop", "--leave-running"]);
+        another_supervisor(service, &main_pid);
+    });
+    assert_eq!(serving(service), program, "{}", service.story());
     service.systemctl("reload");
     assert_eq!(service.generation(), 3);
     service.systemctl("stop");
     assert_eq!(service.processes(), Vec::<String>::new());
+}
+
+/// A configuration that the next supervisor could not start with: the restart is a stop then, and says so.
+pub(crate) fn a_restart_that_could_not_be_followed_is_a_stop(machine: &Machine) {
+    let service = Service::start(machine, "");
+    service.configure_text("[service.shop\n");
+    assert!(!service.try_systemctl("restart").status.success());
+    assert_eq!(service.processes(), Vec::<String>::new());
+    assert!(
+        service.story().contains("no other could start"),
+        "{}",
+        service.story()
+    );
+    assert!(service.story().contains("nothing runs any more"));
+}
+
+/// Waits until systemd has started another supervisor after this one.
+fn another_supervisor(service: Service<'_>, main_pid: &str) {
+    eventually("another supervisor", || {
+        let next = service.property("MainPID");
+        (next != "0" && next != main_pid).then_some(())
+    });
+    service.await_property("ActiveState", "active");
 }
 
 /// Asks for as long as something is done, and more than once; every request is answered.
@@ -81,11 +111,7 @@ pub(crate) fn a_supervisor_that_is_killed_costs_no_request(machine: &Machine) {
     let (main_pid, program) = (service.property("MainPID"), serving(service));
     while_asking(service, || {
         kill_main(machine);
-        eventually("another supervisor", || {
-            let next = service.property("MainPID");
-            (next != "0" && next != main_pid).then_some(())
-        });
-        service.await_property("ActiveState", "active");
+        another_supervisor(service, &main_pid);
     });
     assert_eq!(service.property("NRestarts"), "1", "{}", service.story());
     assert_eq!(serving(service), program, "{}", service.story());
@@ -97,11 +123,7 @@ pub(crate) fn a_supervisor_that_is_killed_costs_no_request(machine: &Machine) {
     let program = serving(service);
     let main_pid = service.property("MainPID");
     kill_main(machine);
-    eventually("another supervisor", || {
-        let next = service.property("MainPID");
-        (next != "0" && next != main_pid).then_some(())
-    });
-    service.await_property("ActiveState", "active");
+    another_supervisor(service, &main_pid);
     assert_eq!(serving(service), program, "{}", service.story());
     service.systemctl("stop");
     assert_eq!(

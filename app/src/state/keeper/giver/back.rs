@@ -53,7 +53,15 @@ impl Giver {
     /// The supervisor needs no reserve any more.
     pub(super) fn stand_down(&mut self) -> Option<Event> {
         let Some(following) = self.following.as_mut() else {
-            self.has_stood_down();
+            match self.state {
+                State::Yielded => self.has_stood_down(),
+                State::Freezing | State::Frozen | State::Resolving => self.dismissed = true,
+                State::Serving
+                | State::Copying
+                | State::Converged
+                | State::Rehearsed
+                | State::Reserve => {}
+            }
             return None;
         };
         let outcome = following.stand_down("the supervisor needs no reserve any more")?;
@@ -61,13 +69,11 @@ impl Giver {
     }
 
     /// Whoever asks does not know that it was told already, or that there never was a reserve here.
-    fn has_stood_down(&self) {
-        if self.state == State::Yielded {
-            self.keeper.tell(&Report::StoodDown {
-                migration: self.migration,
-                reason: "this generation does not follow the changes of the new one".to_owned(),
-            });
-        }
+    pub(super) fn has_stood_down(&self) {
+        self.keeper.tell(&Report::StoodDown {
+            migration: self.migration,
+            reason: "this generation does not follow the changes of the new one".to_owned(),
+        });
     }
 
     pub(super) fn followed(&mut self, outcome: Outcome) -> Event {
