@@ -54,10 +54,6 @@ use std::{
 
 use heirloom_handover::message::{self, Reads};
 use heirloom_state_codec::SchemaRef;
-use nix::sys::{
-    socket::{setsockopt, sockopt::SendTimeout},
-    time::{TimeVal, TimeValLike},
-};
 use tokio::{runtime::Handle, sync::oneshot};
 
 pub use arena::{Arena, Blob};
@@ -75,9 +71,6 @@ use store::Store;
 pub use transaction::Transaction;
 
 use crate::{Drain, Inherited};
-
-/// How long the supervisor may take no report. Its loop never waits, so this is a sick one.
-const REPORT_LIMIT_MS: i64 = 5000;
 
 /// The state of an app. Clones are handles to the same state.
 ///
@@ -229,18 +222,12 @@ impl State {
         if bytes > most || self.core.reads().len() + 4 > message::MOST_LINES {
             return Err(TakeOverError::TooManyVersions { bytes, most });
         }
-        // A supervisor that takes nothing must not hold the keeper up for ever.
-        setsockopt(
-            &socket,
-            SendTimeout,
-            &TimeVal::milliseconds(REPORT_LIMIT_MS),
-        )
-        .map_err(io::Error::from)?;
+        let supervisor = keeper::Supervisor::new(socket)?;
         // Nothing may be done to the state until it is known whose it is.
         self.core.gate.close();
         let (owned, is_owned) = oneshot::channel();
         let keeper = Keeper {
-            socket,
+            supervisor,
             core: Arc::clone(&self.core),
             tenure,
             generation,

@@ -12,7 +12,7 @@ mod taker;
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -25,17 +25,24 @@ use heirloom_handover::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        socket::{setsockopt, sockopt::SendTimeout},
+        time::{TimeVal, TimeValLike},
+    },
     time::{ClockId, clock_gettime},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
-use super::{Core, Origin, Tenure, error::TakeError};
+use super::{Core, Origin, Tenure, error::TakeError, turn::lock};
 use crate::Drain;
+
+/// How long the supervisor may take no report. Its loop never waits, so this is a sick one.
+const REPORT_LIMIT_MS: i64 = 5000;
 
 /// Everything the keeper needs of its process.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    pub(super) socket: OwnedFd,
+    pub(super) supervisor: Supervisor,
     pub(super) core: Arc<Core>,
     pub(super) tenure: Tenure,
     pub(super) generation: u64,
@@ -45,6 +52,43 @@ pub(super) struct Keeper {
     pub(super) owned: Option<oneshot::Sender<Result<Origin, TakeError>>>,
     /// Where the state could go back to; the way itself is the gate's.
     pub(super) way_back: Option<Back>,
+}
+
+/// The socket to the supervisor. Clones lead to the one that is there now, also if it is another.
+#[derive(Clone, Debug)]
+pub(super) struct Supervisor(Arc<Mutex<Arc<OwnedFd>>>);
+
+impl Supervisor {
+    /// # Errors
+    ///
+    /// The system's.
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(patient(socket)?))))
+    }
+
+    fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&lock(&self.0))
+    }
+
+    /// From now on it is this one.
+    fn succeeded_by(&self, socket: OwnedFd) -> io::Result<()> {
+        *lock(&self.0) = patient(socket)?;
+        Ok(())
+    }
+
+    /// Tells it something; that it does not take it is seen where it is waited for.
+    fn tell(&self, report: &Report) {
+        if let Err(error) = fds::send(&*self.socket(), &report.to_bytes(), &[] as &[OwnedFd]) {
+            tracing::debug!(%error, "the supervisor did not take a report");
+        }
+    }
+}
+
+/// A supervisor that takes nothing must not hold anybody up for ever.
+fn patient(socket: OwnedFd) -> io::Result<Arc<OwnedFd>> {
+    let limit = TimeVal::milliseconds(REPORT_LIMIT_MS);
+    setsockopt(&socket, SendTimeout, &limit)?;
+    Ok(Arc::new(socket))
 }
 
 /// What a way back needs beside the way.
@@ -74,13 +118,13 @@ impl Keeper {
     }
 
     fn tell(&self, report: &Report) {
-        tell(&self.socket, report);
+        self.supervisor.tell(report);
     }
 
     /// Where the next supervisor can be met, now that this one is gone; none if that cannot be.
     fn await_next_supervisor(&self) -> Option<Rendezvous> {
         let name = std::env::var(HEIRLOOM_RENDEZVOUS).ok()?;
-        match Rendezvous::open(&name, &self.socket) {
+        match Rendezvous::open(&name, &self.supervisor.socket()) {
             Ok(rendezvous) => {
                 tracing::warn!(
                     "the supervisor is gone; the app serves on and waits for the next one"
@@ -96,14 +140,15 @@ impl Keeper {
 
     /// Waits for an order, and for `others` as well, until `end`.
     fn wait(&self, others: &[PollFd<'_>], end: Option<Instant>) -> io::Result<Heard> {
-        let mut all = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let socket = self.supervisor.socket();
+        let mut all = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         all.extend_from_slice(others);
         wait_for(&mut all, end)?;
         if all[0].any() != Some(true) {
             return Ok(Heard::Other);
         }
         loop {
-            let received = match fds::receive(&self.socket, message::LARGEST_BYTES) {
+            let received = match fds::receive(&*socket, message::LARGEST_BYTES) {
                 Ok(received) => received,
                 Err(error) => match error.kind() {
                     io::ErrorKind::ConnectionReset => return Ok(Heard::SupervisorGone),
@@ -127,13 +172,6 @@ impl Keeper {
                 }
             }
         }
-    }
-}
-
-/// Tells the supervisor something; that it does not take it is seen where it is waited for.
-fn tell(socket: &OwnedFd, report: &Report) {
-    if let Err(error) = fds::send(socket, &report.to_bytes(), &[] as &[OwnedFd]) {
-        tracing::debug!(%error, "the supervisor did not take a report");
     }
 }
 

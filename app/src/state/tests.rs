@@ -1,11 +1,12 @@
 //! Whole handovers within one process: two generations with a keeper each, and a supervisor played by
 //! the test. What needs real processes is in `tests/`.
 
+mod reserve;
 mod several;
 
 use std::{
     convert::Infallible,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,6 +18,7 @@ use heirloom_handover::{
     fds,
     lifeline::Lifeline,
     message::{self, Order, Purpose, Reads, Report},
+    way_back::Fate,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Bytes, service::service_fn};
@@ -147,6 +149,17 @@ impl Owner {
 
     /// Begins a handover to the next generation, up to the point where both have their descriptors.
     pub(super) async fn send_to(&self, next: &Generation, migration: u64, purpose: Purpose) {
+        self.send(next, migration, purpose, None).await;
+    }
+
+    /// The same, with a way back for so long if there is no supervisor.
+    async fn send(
+        &self,
+        next: &Generation,
+        migration: u64,
+        purpose: Purpose,
+        way_back: Option<Duration>,
+    ) {
         let reads = next.says_hello().await;
         let (reading, writing) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let (old_life, new_life) = Lifeline::pair().unwrap();
@@ -163,30 +176,36 @@ impl Owner {
             purpose,
             pause: Duration::from_millis(5),
             freeze: PAUSE_LIMIT,
-            reads,
+            reads: reads.clone(),
             bytes_max: None,
-            way_back: None,
+            way_back,
         };
-        self.order(&send, &[writing, old_life, old_link]);
+        let (mut old_ends, mut new_ends) = (
+            vec![writing, old_life, old_link],
+            vec![reading, new_life, new_link],
+        );
+        if way_back.is_some() {
+            let (records, recording) = pipe2(OFlag::O_CLOEXEC).unwrap();
+            let (old_fate, new_fate) = Fate::pair().unwrap();
+            let (old_back, new_back) = UnixStream::pair().unwrap();
+            old_ends.extend([records, old_fate, old_back.into()]);
+            new_ends.extend([recording, new_fate, new_back.into()]);
+        }
+        self.order(&send, &old_ends);
         let receive = Order::Receive {
             migration,
             from: 1,
             bytes_max: None,
-            way_back: None,
+            // Both generations of a test are of one version.
+            way_back: way_back.map(|_| reads),
         };
-        next.order(&receive, &[reading, new_life, new_link]);
+        next.order(&receive, &new_ends);
     }
 
     /// A whole handover to the next generation.
     pub(super) async fn hand_over(&self, next: Generation, migration: u64) -> Self {
         self.send_to(&next, migration, Purpose::Handover).await;
-        let said = self.says().await;
-        assert!(matches!(said, Report::Converged { .. }), "{said:?}");
-        self.order(&Order::Freeze { migration }, &[]);
-        let said = self.says().await;
-        assert!(matches!(said, Report::Frozen { .. }), "{said:?}");
-        let said = next.says().await;
-        assert!(matches!(said, Report::Ready { .. }), "{said:?}");
+        self.freeze(&next, migration).await;
         let commit = Order::Commit {
             migration,
             alone: false,
@@ -195,6 +214,19 @@ impl Owner {
         assert!(matches!(next.says().await, Report::Committed { .. }));
         assert!(matches!(self.says().await, Report::Yielded { .. }));
         next.owns().await
+    }
+}
+
+impl Owner {
+    /// Goes on with a handover to the point where all has been copied.
+    async fn freeze(&self, next: &Generation, migration: u64) {
+        let said = self.says().await;
+        assert!(matches!(said, Report::Converged { .. }), "{said:?}");
+        self.order(&Order::Freeze { migration }, &[]);
+        let said = self.says().await;
+        assert!(matches!(said, Report::Frozen { .. }), "{said:?}");
+        let said = next.says().await;
+        assert!(matches!(said, Report::Ready { .. }), "{said:?}");
     }
 }
 

@@ -24,7 +24,7 @@ use heirloom_handover::{
 };
 use nix::poll::{PollFd, PollFlags};
 
-use super::{Heard, Keeper, monotonic_usec, tell, usec, wait_for};
+use super::{Heard, Keeper, monotonic_usec, usec, wait_for};
 use crate::{
     Outcome,
     moving::{
@@ -256,7 +256,7 @@ impl Giver {
                 wait_for(&mut others, end)?;
                 if let Some(socket) = rendezvous.accept()? {
                     tracing::info!("another supervisor has come");
-                    self.keeper.socket = socket;
+                    self.keeper.supervisor.succeeded_by(socket)?;
                     self.supervision = Supervision::On;
                 }
                 Heard::Other
@@ -525,8 +525,7 @@ impl Giver {
             .take()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
             .and_then(|lifeline| {
-                let tell = self.tell_moved()?;
-                Mover::start(lifeline.into(), reads, tell, &keeper.runtime)
+                Mover::start(lifeline.into(), reads, self.tell_moved(), &keeper.runtime)
             });
         match mover {
             Ok(mover) => {
@@ -544,34 +543,29 @@ impl Giver {
 
 impl Giver {
     /// How the supervisor hears of connections that have moved.
-    fn tell_moved(&self) -> io::Result<Tell> {
-        let socket = self.keeper.socket.try_clone()?;
+    fn tell_moved(&self) -> Tell {
+        let supervisor = self.keeper.supervisor.clone();
         let census = Arc::clone(self.keeper.drain.census());
         let migration = self.migration;
-        Ok(Box::new(move |moved| {
+        Box::new(move |moved| {
             let left = census.counts();
-            tell(
-                &socket,
-                &Report::Moved {
-                    migration,
-                    moved,
-                    left,
-                },
-            );
-        }))
+            supervisor.tell(&Report::Moved {
+                migration,
+                moved,
+                left,
+            });
+        })
     }
 
     /// Has the supervisor told, at the end of the drain, what became of all connections.
     fn tell_end(&self, mover: &Arc<Mover>) {
         let told = Some((self.migration, mover.counted()));
         let former = std::mem::replace(&mut *lock(&self.moved), told);
-        let Ok(socket) = self.keeper.socket.try_clone() else {
-            return;
-        };
         if former.is_some() {
             // The state has come back since, and goes once more.
             return;
         }
+        let supervisor = self.keeper.supervisor.clone();
         let last = Arc::clone(&self.moved);
         self.keeper.drain.at_the_end(move |outcome| async move {
             let Some((migration, moved)) = lock(&last).take() else {
@@ -583,14 +577,11 @@ impl Giver {
             };
             let moved = lock(&moved).clone();
             fault::reached(Point::OldDrained);
-            tell(
-                &socket,
-                &Report::Gone {
-                    migration,
-                    moved,
-                    cut,
-                },
-            );
+            supervisor.tell(&Report::Gone {
+                migration,
+                moved,
+                cut,
+            });
             fault::reached(Point::OldToldGone);
         });
     }

@@ -19,7 +19,7 @@ use heirloom_handover::{
 };
 use nix::poll::{PollFd, PollFlags};
 
-use super::{Back, Heard, Keeper, monotonic_usec, tell};
+use super::{Back, Heard, Keeper, monotonic_usec};
 use crate::{
     moving,
     state::{
@@ -222,11 +222,11 @@ impl Taker<'_> {
         };
         let [pipe, fate, link]: [OwnedFd; 3] =
             descriptors.try_into().map_err(|_| short_of_descriptors())?;
-        let socket = self.keeper.socket.try_clone()?;
+        let supervisor = self.keeper.supervisor.clone();
         let migration = self.migration;
         let tell_lost = Box::new(move |reason: &str| {
             let reason = reason.to_owned();
-            tell(&socket, &Report::WayLost { migration, reason });
+            supervisor.tell(&Report::WayLost { migration, reason });
         });
         let stores = self.keeper.core.stores();
         let way = WayBack::new(pipe, fate, &stores, &reads, tell_lost)?;
