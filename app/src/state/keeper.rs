@@ -124,7 +124,7 @@ impl Keeper {
     /// Where the next supervisor can be met, now that this one is gone; none if that cannot be.
     fn await_next_supervisor(&self) -> Option<Rendezvous> {
         let name = std::env::var(HEIRLOOM_RENDEZVOUS).ok()?;
-        match Rendezvous::open(&name, &self.supervisor.socket()) {
+        match Rendezvous::open(&name, self.supervisor.socket()) {
             Ok(rendezvous) => {
                 tracing::warn!(
                     "the supervisor is gone; the app serves on and waits for the next one"
