@@ -8,6 +8,8 @@
 //! system calls; nothing in here knows of time, descriptors or signals.
 
 pub(crate) mod backoff;
+#[cfg(test)]
+mod exploration;
 pub(crate) mod generation;
 pub(crate) mod reserve;
 pub(crate) mod service;

@@ -10,15 +10,14 @@ mod invariants;
 mod kernel;
 mod new;
 mod old;
-mod search;
 mod story;
 mod supervisor;
 mod world;
 
-use std::time::Instant;
+use story::story;
+use world::{Mutation, Setup, World};
 
-use search::{Counterexample, explore};
-use world::{Mutation, Setup};
+use crate::core::exploration::explore;
 
 use super::{Event, Purpose, State, step};
 
@@ -40,30 +39,25 @@ const ONE_DEATH: Setup = Setup {
 
 /// Explores all of it, and says how much that is; it must not become less unnoticed.
 fn holds(name: &str, setup: Setup, least: usize) {
-    let began = Instant::now();
-    match explore(setup) {
+    match explore(World::new(setup)) {
         Ok(explored) => {
-            let per_second = explored.states as f64 / began.elapsed().as_secs_f64();
-            println!(
-                "{name}: {} states, {} steps, {} ends; the farthest state is {} steps away; {per_second:.0} states a second",
-                explored.states, explored.steps, explored.ends, explored.depth
-            );
+            println!("{name}: {explored}");
             assert!(explored.states >= least, "only {} states", explored.states);
         }
-        Err(Counterexample { what, story }) => panic!("{name}: {what}\n{story}"),
+        Err(wrong) => panic!("{name}: {}\n{}", wrong.what, story(setup, &wrong.way)),
     }
 }
 
 /// With an error put in, the exploration fails, and says what it ought to.
 fn finds(mutation: Mutation, setup: Setup, expected: &str) {
     let mutation = Some(mutation);
-    match explore(Setup { mutation, ..setup }) {
-        Ok(_) => panic!("{mutation:?} is not found"),
-        Err(Counterexample { what, story }) => {
-            println!("{mutation:?}: {what}\n{story}");
-            assert_eq!(what, expected);
-        }
-    }
+    let setup = Setup { mutation, ..setup };
+    let Err(wrong) = explore(World::new(setup)) else {
+        panic!("{mutation:?} is not found");
+    };
+    let story = story(setup, &wrong.way);
+    println!("{mutation:?}: {}\n{story}", wrong.what);
+    assert_eq!(wrong.what, expected);
 }
 
 #[test]
@@ -219,12 +213,4 @@ fn a_late_yield_that_is_passed_over_is_found() {
         ONE_FAULT,
         "the old generation has yielded and never finishes",
     );
-}
-
-/// A circle is found where there is one.
-#[test]
-fn what_goes_round_is_found() {
-    assert_eq!(search::in_a_circle(3, &[(0, 1), (1, 2)]), None);
-    let found = search::in_a_circle(4, &[(0, 1), (1, 2), (2, 1), (2, 3)]);
-    assert_eq!(found, Some(1));
 }

@@ -7,6 +7,7 @@ use super::new::{self, Life};
 use super::old;
 use super::supervisor;
 use super::world::{Setup, Step, World};
+use crate::core::exploration::World as _;
 
 /// The steps of a way, numbered, each with the world behind it.
 pub(super) fn story(setup: Setup, way: &[Step]) -> String {

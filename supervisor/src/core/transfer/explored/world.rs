@@ -3,10 +3,12 @@
 use std::hash::{Hash, Hasher};
 
 use super::super::Purpose;
+use super::invariants;
 use super::kernel::Channel;
 use super::new::{self, Life, New};
 use super::old::{self, Gate, Old};
 use super::supervisor::{self, Supervisor};
+use crate::core::exploration;
 
 /// Writes that clients make. One is enough to find one that is lost, for it may come at any moment, and
 /// no other write changes what becomes of it.
@@ -183,9 +185,12 @@ impl World {
             bequeathed: false,
         }
     }
+}
 
-    /// Everything that can happen next.
-    pub(super) fn steps(&self) -> Vec<Step> {
+impl exploration::World for World {
+    type Step = Step;
+
+    fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         let (mut old, mut new, mut supervisor) = (Vec::new(), Vec::new(), Vec::new());
         old::turns(self, &mut old);
@@ -225,7 +230,7 @@ impl World {
         steps
     }
 
-    pub(super) fn after(&self, step: Step) -> Self {
+    fn after(&self, step: Step) -> Self {
         let mut world = self.clone();
         match step {
             Step::Old(turn) => old::take(&mut world, turn),
@@ -261,24 +266,34 @@ impl World {
         }
         world
     }
-}
 
-impl Step {
-    /// Whether it may as well never happen.
-    pub(super) fn is_optional(&self) -> bool {
-        match self {
-            Self::Write(_)
-            | Self::OldDies
-            | Self::NewDies
-            | Self::SupervisorDies
-            | Self::RetireComes
-            | Self::Old(old::Turn::Break)
-            | Self::New(new::Turn::Refuse) => true,
-            Self::Old(_)
-            | Self::New(_)
-            | Self::Supervisor(_)
-            | Self::OldKilled
-            | Self::NewKilled => false,
+    /// That somebody may yet write or die is nothing to wait for.
+    fn is_optional(step: &Step) -> bool {
+        match step {
+            Step::Write(_)
+            | Step::OldDies
+            | Step::NewDies
+            | Step::SupervisorDies
+            | Step::RetireComes
+            | Step::Old(old::Turn::Break)
+            | Step::New(new::Turn::Refuse) => true,
+            Step::Old(_)
+            | Step::New(_)
+            | Step::Supervisor(_)
+            | Step::OldKilled
+            | Step::NewKilled => false,
         }
+    }
+
+    fn always(&self) -> Result<(), &'static str> {
+        invariants::always(self)
+    }
+
+    fn at_rest(&self) -> Result<(), &'static str> {
+        invariants::at_the_end(self)?;
+        if self.setup.stalls {
+            return Ok(());
+        }
+        invariants::without_stalls(self, &self.setup)
     }
 }

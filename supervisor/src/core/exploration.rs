@@ -1,42 +1,76 @@
-//! Every world that can be reached, breadth first, so that what is found is found by a shortest way.
+//! Every world that can be reached from one, breadth first, so that what is found is found by a shortest way.
+//!
+//! What a world is, what can happen in it and what must hold is each model's own: the handover's
+//! ([`super::transfer`]), the probation's ([`super::reserve`]).
 //!
 //! A world that was seen is known by 128 bits of hash, not kept: among ten million, two share one by
 //! chance with a probability of less than 10^-24.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
 
-use super::invariants;
-use super::story::story;
-use super::world::{Setup, Step, World};
+/// What is explored.
+pub(crate) trait World: Clone + Hash {
+    /// One thing that another can see.
+    type Step: Copy;
+
+    /// Everything that can happen now.
+    fn steps(&self) -> Vec<Self::Step>;
+
+    /// What it is like after that.
+    fn after(&self, step: Self::Step) -> Self;
+
+    /// Whether it need not ever happen: then what does not wait for it is at rest.
+    fn is_optional(step: &Self::Step) -> bool;
+
+    /// What holds at every moment.
+    fn always(&self) -> Result<(), &'static str>;
+
+    /// What holds when nothing more must happen.
+    fn at_rest(&self) -> Result<(), &'static str>;
+}
 
 /// What an exploration came to.
 #[derive(Debug)]
-pub(super) struct Explored {
-    pub(super) states: usize,
-    pub(super) steps: usize,
-    /// Worlds in which nothing more can happen.
-    pub(super) ends: usize,
+pub(crate) struct Explored {
+    pub(crate) states: usize,
+    pub(crate) steps: usize,
+    /// Worlds in which nothing more must happen.
+    pub(crate) ends: usize,
     /// Steps of the longest of the shortest ways to any of them.
-    pub(super) depth: usize,
+    pub(crate) depth: usize,
+    took: Duration,
 }
 
-/// What was found, and how it comes to it, for people.
+impl fmt::Display for Explored {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_second = self.states as f64 / self.took.as_secs_f64();
+        write!(
+            formatter,
+            "{} states, {} steps, {} ends; the farthest state is {} steps away; {per_second:.0} states a second",
+            self.states, self.steps, self.ends, self.depth
+        )
+    }
+}
+
+/// Something that does not hold, and a shortest way to where it shows.
 #[derive(Debug)]
-pub(super) struct Counterexample {
-    pub(super) what: String,
-    pub(super) story: String,
+pub(crate) struct Wrong<S> {
+    pub(crate) what: &'static str,
+    pub(crate) way: Vec<S>,
 }
 
-struct Seen {
+struct Seen<S> {
     from: u32,
-    step: Option<Step>,
+    step: Option<S>,
     depth: u32,
 }
 
-/// Explores a setup in full.
-pub(super) fn explore(setup: Setup) -> Result<Explored, Counterexample> {
-    let start = World::new(setup);
+/// Explores all that follows from `start`.
+pub(crate) fn explore<W: World>(start: W) -> Result<Explored, Wrong<W::Step>> {
+    let began = Instant::now();
     let mut numbers = HashMap::from([(fingerprint(&start), 0_u32)]);
     let mut seen = vec![Seen {
         from: 0,
@@ -47,19 +81,15 @@ pub(super) fn explore(setup: Setup) -> Result<Explored, Counterexample> {
     let mut frontier = VecDeque::from([(0_u32, start)]);
     let mut ends = 0;
     while let Some((number, world)) = frontier.pop_front() {
-        let found = |what: &str| Counterexample {
-            what: what.to_owned(),
-            story: story(setup, &way(&seen, number)),
+        let found = |what| Wrong {
+            what,
+            way: way(&seen, number),
         };
-        invariants::always(&world).map_err(found)?;
+        world.always().map_err(found)?;
         let steps = world.steps();
-        // That somebody may yet write or die is nothing to wait for.
-        if steps.iter().all(Step::is_optional) {
+        if steps.iter().all(W::is_optional) {
             ends += 1;
-            invariants::at_the_end(&world).map_err(found)?;
-            if !setup.stalls {
-                invariants::without_stalls(&world, &setup).map_err(found)?;
-            }
+            world.at_rest().map_err(found)?;
         }
         for step in steps {
             let next = world.after(step);
@@ -78,9 +108,9 @@ pub(super) fn explore(setup: Setup) -> Result<Explored, Counterexample> {
         }
     }
     if let Some(number) = in_a_circle(seen.len(), &edges) {
-        return Err(Counterexample {
-            what: "it can go round in a circle for ever".to_owned(),
-            story: story(setup, &way(&seen, number)),
+        return Err(Wrong {
+            what: "it can go round in a circle for ever",
+            way: way(&seen, number),
         });
     }
     Ok(Explored {
@@ -88,10 +118,11 @@ pub(super) fn explore(setup: Setup) -> Result<Explored, Counterexample> {
         steps: edges.len(),
         ends,
         depth: seen.last().map_or(0, |last| last.depth as usize),
+        took: began.elapsed(),
     })
 }
 
-fn fingerprint(world: &World) -> u128 {
+fn fingerprint(world: &impl World) -> u128 {
     let mut mixer = Mixer {
         low: 0x9e37_79b9_7f4a_7c15,
         high: 0xd1b5_4a32_d192_ed03,
@@ -140,7 +171,7 @@ impl Hasher for Mixer {
 
 /// A world from which one can come back to it, if there is one: what is left when those that nothing
 /// leads to are taken away, one after the other.
-pub(super) fn in_a_circle(states: usize, edges: &[(u32, u32)]) -> Option<u32> {
+fn in_a_circle(states: usize, edges: &[(u32, u32)]) -> Option<u32> {
     let mut into = vec![0_u32; states];
     for (_, to) in edges {
         into[*to as usize] += 1;
@@ -171,7 +202,7 @@ pub(super) fn in_a_circle(states: usize, edges: &[(u32, u32)]) -> Option<u32> {
 }
 
 /// The way to a world.
-fn way(seen: &[Seen], to: u32) -> Vec<Step> {
+fn way<S: Copy>(seen: &[Seen<S>], to: u32) -> Vec<S> {
     let mut way = Vec::new();
     let mut at = to;
     while let Some(step) = seen[at as usize].step {
@@ -180,4 +211,12 @@ fn way(seen: &[Seen], to: u32) -> Vec<Step> {
     }
     way.reverse();
     way
+}
+
+/// A circle is found where there is one.
+#[test]
+fn what_goes_round_is_found() {
+    assert_eq!(in_a_circle(3, &[(0, 1), (1, 2)]), None);
+    let found = in_a_circle(4, &[(0, 1), (1, 2), (2, 1), (2, 3)]);
+    assert_eq!(found, Some(1));
 }
