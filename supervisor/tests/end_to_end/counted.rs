@@ -27,7 +27,8 @@ fn ask(client: &mut TcpStream) {
 
 #[test]
 fn what_moved_and_what_is_left_is_told() {
-    let mut supervisor = Setup::demo().start();
+    // The old one stays at least as long as its request.
+    let mut supervisor = Setup::demo().args(["--probation", "2s"]).start();
     let mut events = supervisor.events();
     let mut idle: Vec<TcpStream> = (0..5).map(|_| used(&supervisor)).collect();
     let mut busy = used(&supervisor);
@@ -54,5 +55,6 @@ fn what_moved_and_what_is_left_is_told() {
     let last = events.wait_for("drained");
     let text = last["text"].as_str().unwrap();
     assert!(text.contains("6 http/1; cut off: 0"), "{text}");
+    drop((idle, busy));
     supervisor.stop();
 }

@@ -400,6 +400,8 @@ class App:
     def yield_(self):
         self.step("old", "yield")
         self.say("YIELDED", migration=self.migration, at_usec=now_usec())
+        # No connection moves; a report waits for a while for one who does not say so.
+        self.say("MOVED", migration=self.migration, moved="", left="")
         return "yielded"
 
     def thaw(self):
