@@ -41,6 +41,7 @@ use crate::sys;
 
 use super::{
     Parked,
+    census::Census,
     wire::{Announced, Answered, BYTES_MAX, INLINE_BYTES_MAX},
 };
 
@@ -50,8 +51,10 @@ const WINDOW_MAX: usize = 64;
 /// How long the receiver may take to answer. One that is silent for so long is as good as dead.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// When nothing was to be sent for so long, those that were at rest have all gone.
+/// When nothing was to be sent for so long, those that were at rest have all gone; how often it is looked
+/// whether none is left at all.
 const CALM: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// So many parked connections may wait to be sent; more wait where they are.
 const QUEUE: usize = 1024;
@@ -74,8 +77,8 @@ pub(crate) struct Mover {
     reads: Vec<Reads>,
 }
 
-/// Called with the connections that have moved so far.
-pub(crate) type Tell = Box<dyn Fn(Counts) + Send + Sync>;
+/// Called with the connections that have moved so far, and those that are still here.
+pub(crate) type Tell = Box<dyn Fn(Counts, Counts) + Send + Sync>;
 
 impl Mover {
     /// Begins to send over this lifeline.
@@ -86,6 +89,7 @@ impl Mover {
     pub(crate) fn start(
         lifeline: OwnedFd,
         reads: Vec<Reads>,
+        census: Arc<Census>,
         tell: Tell,
         runtime: &Handle,
     ) -> io::Result<Self> {
@@ -102,6 +106,7 @@ impl Mover {
             window: window(),
             open: Arc::clone(&open),
             moved: Arc::clone(&moved),
+            census,
             tell,
         };
         runtime.spawn(sender.run());
@@ -167,6 +172,7 @@ struct Sender {
     window: usize,
     open: Arc<AtomicBool>,
     moved: Arc<Mutex<Counts>>,
+    census: Arc<Census>,
     tell: Tell,
 }
 
@@ -196,6 +202,7 @@ impl Sender {
 
     async fn send_all(&mut self) -> io::Result<()> {
         let mut untold = true;
+        let mut calm_since = Instant::now();
         loop {
             let held_up = self.held_up.is_some();
             let room = !held_up && self.under_way.len() < self.window;
@@ -205,6 +212,7 @@ impl Sender {
                 answered = next_answer(&self.lifeline, !self.under_way.is_empty()) => {
                     self.answered(answered?);
                     untold = true;
+                    calm_since = Instant::now();
                     if !self.open.load(Ordering::Relaxed) {
                         return Ok(());
                     }
@@ -217,9 +225,12 @@ impl Sender {
                 () = sleep(CROWDED_PAUSE), if held_up && self.under_way.is_empty() => {
                     self.send_held_up().await?;
                 }
-                () = sleep(CALM), if calm => {
-                    untold = false;
-                    (self.tell)(self.counts());
+                () = sleep(LOOK_EVERY), if calm => {
+                    let left = self.census.counts();
+                    if left.0.is_empty() || calm_since.elapsed() >= CALM {
+                        untold = false;
+                        (self.tell)(self.counts(), left);
+                    }
                 }
             }
         }

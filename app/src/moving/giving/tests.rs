@@ -29,8 +29,9 @@ fn parked(state: u8) -> Parked {
 fn mover() -> (Arc<Mover>, OwnedFd) {
     let (here, there) = Lifeline::pair().unwrap();
     fcntl(&here, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    let tell: Tell = Box::new(|_| {});
-    let mover = Mover::start(here, Vec::new(), tell, &Handle::current()).unwrap();
+    let tell: Tell = Box::new(|_, _| {});
+    let census = Arc::default();
+    let mover = Mover::start(here, Vec::new(), census, tell, &Handle::current()).unwrap();
     (Arc::new(mover), there)
 }
 
@@ -103,4 +104,16 @@ async fn all_come_back_from_a_generation_that_ends() {
     drop(there);
     assert_eq!(outcome(given).await, [None, Some(1)]);
     assert!(!mover.is_open());
+}
+
+#[tokio::test]
+async fn that_nothing_is_left_to_be_moved_is_told() {
+    let (here, _there) = Lifeline::pair().unwrap();
+    fcntl(&here, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    let tell: Tell = Box::new(move |moved, left| told.send((moved, left)).unwrap());
+    let census = Arc::default();
+    let _mover = Mover::start(here, Vec::new(), census, tell, &Handle::current()).unwrap();
+    let told = timeout(PATIENCE, hear.recv()).await.unwrap();
+    assert_eq!(told, Some((Counts::default(), Counts::default())));
 }

@@ -525,7 +525,13 @@ impl Giver {
             .take()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
             .and_then(|lifeline| {
-                Mover::start(lifeline.into(), reads, self.tell_moved(), &keeper.runtime)
+                Mover::start(
+                    lifeline.into(),
+                    reads,
+                    Arc::clone(keeper.drain.census()),
+                    self.tell_moved(),
+                    &keeper.runtime,
+                )
             });
         match mover {
             Ok(mover) => {
@@ -545,10 +551,8 @@ impl Giver {
     /// How the supervisor hears of connections that have moved.
     fn tell_moved(&self) -> Tell {
         let supervisor = self.keeper.supervisor.clone();
-        let census = Arc::clone(self.keeper.drain.census());
         let migration = self.migration;
-        Box::new(move |moved| {
-            let left = census.counts();
+        Box::new(move |moved, left| {
             supervisor.tell(&Report::Moved {
                 migration,
                 moved,
