@@ -110,8 +110,8 @@ async fn all_come_back_from_a_generation_that_ends() {
 async fn that_nothing_is_left_to_be_moved_is_told() {
     let (here, _there) = Lifeline::pair().unwrap();
     fcntl(&here, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
-    let tell: Tell = Box::new(move |moved, left| told.send((moved, left)).unwrap());
+    let (told, mut hear) = mpsc::channel(1);
+    let tell: Tell = Box::new(move |moved, left| told.try_send((moved, left)).unwrap());
     let census = Arc::default();
     let _mover = Mover::start(here, Vec::new(), census, tell, &Handle::current()).unwrap();
     let told = timeout(PATIENCE, hear.recv()).await.unwrap();
