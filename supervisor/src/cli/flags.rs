@@ -300,8 +300,8 @@ pub(crate) struct Stop {
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Span>,
     /// End the supervisor alone. What it runs serves on, and the next supervisor of its name takes it over: under
-    /// the systemd unit that is started at once, else by whoever starts it. Refused if the next one could not start
-    /// or would not find everything.
+    /// the systemd unit that is started at once, else by whoever starts it. Refused if the next one could not start.
+    /// The supervisor ends with status 6.
     #[arg(long)]
     pub(crate) leave_running: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::exit;
 use super::flags::Stop;
 use super::{no_reply, refused};
 use crate::control::client::{self, NoReply};
@@ -23,6 +24,10 @@ pub(crate) fn stop(command: Stop) -> ExitCode {
     loop {
         match conversation.next() {
             Ok(Some(Reply::Refused(refusal))) => return refused(&refusal),
+            Ok(Some(Reply::Upgraded(_))) => {
+                eprintln!("heirloom: the supervisor has not ended: it was upgraded at that moment");
+                return exit::FAILED.into();
+            }
             Ok(Some(_)) => {}
             // It ended: that is what was asked for.
             Ok(None) | Err(NoReply::BrokenOff(_)) => return ExitCode::SUCCESS,

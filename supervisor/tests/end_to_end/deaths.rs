@@ -60,6 +60,38 @@ fn a_supervisor_that_is_told_to_leaves_all_it_runs_to_the_next_one() {
 }
 
 #[test]
+fn a_supervisor_that_is_to_leave_finishes_a_handover_and_does_not_leave_a_reload_to_be_forgotten() {
+    let mut supervisor = Setup::server(["--boot-until", "{dir}/go"]).start_with("go");
+    fs::remove_file(supervisor.path("go")).unwrap();
+    let mut events = supervisor.events();
+    let reload = supervisor.begin(["reload"]);
+    events.wait_for_generation("started", 2);
+    let said = supervisor.expect(1, ["stop", "--leave-running", "--timeout", "100ms"]);
+    assert!(said.contains("did not end within 100ms"), "{said}");
+    let leaves = supervisor.begin(["stop", "--leave-running"]);
+    eventually("it waits", || {
+        supervisor.log().matches("about to be followed").count() == 2
+    });
+    supervisor.signal(Signal::SIGHUP);
+    eventually("the signal has come", || {
+        supervisor.log().contains("told to reload by a signal")
+    });
+    fs::write(supervisor.path("go"), "").unwrap();
+    let (status, said) = supervisor.finish(reload);
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said) = supervisor.finish(leaves);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("a reload was asked for"), "{said}");
+    events.wait_for_generation("committed", 3);
+    supervisor.settle();
+    supervisor.leave_running();
+    let mut next = supervisor.start_again();
+    assert_eq!(next.serving().0, 3);
+    next.settle();
+    next.stop();
+}
+
+#[test]
 fn what_the_next_one_could_not_take_over_is_not_left() {
     let mut supervisor = Setup::server([]).start();
     let go = supervisor.path("go");

@@ -343,7 +343,7 @@ impl Supervisor {
                 );
                 upgrade.waiters.extend(waiter);
                 self.upgrade = Some(upgrade);
-                self.desk.hold(OnHold::Changes);
+                self.desk.hold(on_hold(how));
             }
             Err(reason) => refuse(waiter, &reason),
         }
@@ -460,13 +460,14 @@ impl Supervisor {
         let at_rest = systemd_is_told && self.runners().all(|runner| runner.is_at_rest());
         let Some(Upgrade {
             stage: UpgradeStage::Waiting { look },
+            how,
             ..
         }) = &mut self.upgrade
         else {
             return;
         };
         if !at_rest {
-            self.desk.hold(OnHold::Changes);
+            self.desk.hold(on_hold(*how));
             return;
         }
         self.desk.hold(OnHold::Requests);
@@ -513,6 +514,9 @@ impl Supervisor {
             return Ok(());
         };
         if upgrade.how == Succession::Anew {
+            if upgrade.reload {
+                return Err("a reload was asked for by a signal meanwhile".to_owned());
+            }
             return Err(self.leave());
         }
         let conversations = self.desk.conversations();
@@ -528,6 +532,14 @@ impl Supervisor {
         let passed: Vec<BorrowedFd<'_>> = held.descriptors().values().copied().collect();
         self.log.flush();
         Err(upgrade.successor.follow(&document, &passed))
+    }
+}
+
+/// What is not begun any more once another is to follow: what a successor in place begins instead.
+fn on_hold(how: Succession) -> OnHold {
+    match how {
+        Succession::InPlace => OnHold::Changes,
+        Succession::Anew => OnHold::Nothing,
     }
 }
 
