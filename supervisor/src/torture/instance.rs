@@ -239,11 +239,13 @@ impl Instance {
         Err(NoReply::BrokenOff("it did not report".to_owned()).into())
     }
 
-    /// Memory it has now.
+    /// Memory of its own that it has now: pages of its program come and go with what it is asked.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
         let resident = resident.and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
         resident.unwrap_or(0)
     }
