@@ -341,25 +341,19 @@ impl Client {
                 }
             }
             Request::Upgrade { timeout_ms } => {
-                let (answer, upgraded) = oneshot::channel();
-                self.ask(Asked::Upgrade { timeout_ms, answer }).await?;
-                self.pause(Conversation::Upgrading);
+                let (answer, refused) = oneshot::channel();
+                let asked = Asked::Upgrade { timeout_ms, answer };
                 // A good end is told by the successor.
-                let refusal = upgraded.await.map_err(|_| ended())?;
-                self.begin_again();
-                return self.tell(&Reply::Refused(refusal)).await;
+                return self.await_succession(asked, refused).await;
             }
             Request::Stop {
                 leave_running: true,
                 timeout_ms,
             } => {
-                let (answer, left) = oneshot::channel();
-                self.ask(Asked::Leave { timeout_ms, answer }).await?;
+                let (answer, refused) = oneshot::channel();
+                let asked = Asked::Leave { timeout_ms, answer };
                 // A good end is the end of the connection.
-                self.pause(Conversation::Upgrading);
-                let refusal = left.await.map_err(|_| ended())?;
-                self.begin_again();
-                return self.tell(&Reply::Refused(refusal)).await;
+                return self.await_succession(asked, refused).await;
             }
             Request::Stop {
                 timeout_ms,
@@ -580,6 +574,19 @@ impl Client {
             // Its buffer is empty; if it has gone, nobody wants to know.
             let _gone = self.open.talk.stream.try_write(&line);
         }
+    }
+
+    /// Asks for another supervisor to follow, and tells if none does.
+    async fn await_succession(
+        &self,
+        asked: Asked,
+        refused: oneshot::Receiver<Refusal>,
+    ) -> io::Result<()> {
+        self.ask(asked).await?;
+        self.pause(Conversation::Upgrading);
+        let refusal = refused.await.map_err(|_| ended())?;
+        self.begin_again();
+        self.tell(&Reply::Refused(refusal)).await
     }
 
     async fn refuse(&self, fault: Fault, reason: &str) -> io::Result<()> {
